@@ -1,0 +1,1 @@
+"""The entry points: command line, YAML, `ray.init`, logging and exit codes."""

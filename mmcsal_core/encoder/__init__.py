@@ -1,0 +1,1 @@
+"""The regularised two-tower encoder: towers, losses, prototypes, checkpoint."""

@@ -1,0 +1,1 @@
+"""FAISS indexes, neighbour search and the pair kernel."""

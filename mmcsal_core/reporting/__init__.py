@@ -1,0 +1,1 @@
+"""What people read: report.json, index.html and its plots."""

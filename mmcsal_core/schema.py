@@ -1,0 +1,220 @@
+"""Every column name and Arrow schema of a run, once.
+
+A modality is named by the configuration (`image`, `text`, `speech`, ...); the functions below build its column names.
+Published fields carry a `comment` and a `unit` in their metadata, so that a reader of the Parquet needs no manual.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+
+SCHEMA_VERSION = "1"
+
+PAIR_ID = "pair_id"
+SOURCE = "source"
+SOURCE_ROW = "source_row"
+ROW = "row"
+ALIGNMENT = "alignment"
+NEIGHBOR_ID = "neighbor_id"
+RELATION = "relation"
+NEIGHBOR_RANK = "neighbor_rank"
+SIMILARITY = "similarity"
+
+
+def uri_column(modality: str) -> str:
+    """Name the column that says where a pair's content of this modality lies."""
+    return f"{modality}_uri"
+
+
+def bytes_column(modality: str) -> str:
+    """Name the column that holds the encoded content itself, where `store: bytes` is configured."""
+    return f"{modality}_bytes"
+
+
+def feature_column(modality: str) -> str:
+    """Name the column of backbone vectors."""
+    return f"{modality}_feature"
+
+
+def embedding_column(modality: str) -> str:
+    """Name the column of unit vectors in the shared space."""
+    return f"{modality}_embedding"
+
+
+def prototype_column(modality: str) -> str:
+    """Name the column of prototype numbers."""
+    return f"prototype_{modality}"
+
+
+def relation_name(query_modality: str, pool_modality: str) -> str:
+    """Name the neighbour relation from one modality's embedding to another's, e.g. `image->text`."""
+    return f"{query_modality}->{pool_modality}"
+
+
+def describe_field(name: str, kind: pa.DataType, comment: str, unit: str = "", *, nullable: bool = True) -> pa.Field:
+    """Build a field whose metadata explains it: `comment` in a sentence, `unit` in a word (may be empty)."""
+    return pa.field(name, kind, nullable=nullable, metadata={"comment": comment, "unit": unit})
+
+
+def vector_type(dim: int) -> pa.DataType:
+    """Return the type of every published vector: FixedSizeList<float32, dim>."""
+    return pa.list_(pa.float32(), dim)
+
+
+def reject_schema() -> pa.Schema:
+    """Return the schema of the rows that a stage could not use."""
+    return pa.schema(
+        [
+            describe_field(PAIR_ID, pa.string(), "id of the pair, null where none could be built"),
+            describe_field(SOURCE, pa.string(), "source file that the pair came from", nullable=False),
+            describe_field(SOURCE_ROW, pa.int64(), "row of the pair in its source file", "row", nullable=False),
+            describe_field("modality", pa.string(), "modality at fault, null where the pair as a whole is"),
+            describe_field("stage", pa.string(), "stage that rejected the pair", nullable=False),
+            describe_field("reason", pa.string(), "short name of the reason, stable across versions", nullable=False),
+            describe_field("message", pa.string(), "what was found and what to do", nullable=False),
+        ]
+    )
+
+
+def feature_schema(dims: Mapping[str, int]) -> pa.Schema:
+    """Return the schema of `features/`: one backbone vector per modality, `dims` giving its length."""
+    fields = [
+        describe_field(
+            ROW, pa.int64(), "position of the pair in pairs/, counted over all shards", "row", nullable=False
+        ),
+        describe_field(PAIR_ID, pa.string(), "unique id of the pair", nullable=False),
+    ]
+    fields += [
+        describe_field(
+            feature_column(name), vector_type(dim), f"{name} backbone vector, not normalised", nullable=False
+        )
+        for name, dim in dims.items()
+    ]
+    return pa.schema(fields)
+
+
+def embedding_schema(modalities: Sequence[str], dim: int) -> pa.Schema:
+    """Return the schema of `embeddings/`: per modality one unit vector of length `dim` and one prototype number."""
+    fields = [describe_field(PAIR_ID, pa.string(), "unique id of the pair", nullable=False)]
+    fields += [
+        describe_field(
+            embedding_column(name),
+            vector_type(dim),
+            f"{name} unit vector in the shared space",
+            nullable=False,
+        )
+        for name in modalities
+    ]
+    fields += [
+        describe_field(
+            prototype_column(name),
+            pa.int32(),
+            f"nearest {name} prototype of the encoder",
+            "id",
+            nullable=False,
+        )
+        for name in modalities
+    ]
+    fields.append(
+        describe_field(
+            ALIGNMENT,
+            pa.float32(),
+            "cosine of the pair's embeddings, mean over modality pairs",
+            "cosine",
+            nullable=False,
+        )
+    )
+    return pa.schema(fields)
+
+
+def neighbor_schema() -> pa.Schema:
+    """Return the schema of `neighbors/`: one row per edge of a k-nearest-neighbour relation."""
+    return pa.schema(
+        [
+            describe_field(PAIR_ID, pa.string(), "pair that was asked about", nullable=False),
+            describe_field(RELATION, pa.string(), "query modality -> pool modality", nullable=False),
+            describe_field(
+                NEIGHBOR_RANK,
+                pa.int32(),
+                "0 is the nearest; the pair itself is left out",
+                "rank",
+                nullable=False,
+            ),
+            describe_field(NEIGHBOR_ID, pa.string(), "pair that was found", nullable=False),
+            describe_field(SIMILARITY, pa.float32(), "cosine of the two embeddings", "cosine", nullable=False),
+        ]
+    )
+
+
+def selection_schema(modalities: Sequence[str], carried: Sequence[pa.Field]) -> pa.Schema:
+    """Return the schema of `selection/`: the ranked pairs, the `carried` source and metadata columns, the run."""
+    fields = [
+        describe_field(PAIR_ID, pa.string(), "unique id of the pair", nullable=False),
+        describe_field(
+            "rank",
+            pa.int32(),
+            "order of picking, from 0; any prefix is a smaller answer",
+            "rank",
+            nullable=False,
+        ),
+        describe_field("phase", pa.string(), "part of the strategy that picked the pair", nullable=False),
+        describe_field(
+            "gain",
+            pa.float32(),
+            "rise of the objective; never rises within a phase",
+            "objective",
+            nullable=False,
+        ),
+        describe_field(
+            "coverage_term",
+            pa.float32(),
+            "part of the gain from covering the pool",
+            "objective",
+            nullable=False,
+        ),
+        describe_field(
+            "diversity_term",
+            pa.float32(),
+            "part of the gain from distance to earlier picks",
+            "objective",
+            nullable=False,
+        ),
+        describe_field(
+            "alignment_term",
+            pa.float32(),
+            "part of the gain from trust in the pair",
+            "objective",
+            nullable=False,
+        ),
+        describe_field(ALIGNMENT, pa.float32(), "cosine of the pair's embeddings", "cosine", nullable=False),
+        describe_field(
+            "cluster_weight",
+            pa.int64(),
+            "pool pairs that this pick stands for, itself included",
+            "pairs",
+            nullable=False,
+        ),
+        describe_field("nearest_selected_id", pa.string(), "nearest pair picked earlier, null at rank 0"),
+        describe_field(
+            "nearest_selected_distance",
+            pa.float32(),
+            "root mean square over modalities of the distance between unit vectors, null at rank 0",
+            "0 to 2",
+        ),
+    ]
+    fields += [
+        describe_field(
+            prototype_column(name),
+            pa.int32(),
+            f"nearest {name} prototype of the encoder",
+            "id",
+            nullable=False,
+        )
+        for name in modalities
+    ]
+    fields += list(carried)
+    fields += [
+        describe_field("stratum", pa.string(), "group of the pair where a quota column is configured, else null"),
+        describe_field("run_id", pa.string(), "run that made this selection", nullable=False),
+    ]
+    return pa.schema(fields)

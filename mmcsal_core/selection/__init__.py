@@ -1,0 +1,1 @@
+"""Objectives, the greedy engine and the baselines."""

@@ -1,0 +1,180 @@
+"""One door to local folders and object stores, through fsspec.
+
+A file appears whole or not at all: a local write goes to a hidden neighbour and is renamed over the name, an object
+store's PUT is atomic by itself. Listings are never cached, since several processes write under one root.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmcsal_core.errors import ArtifactError
+from mmcsal_core.settings import Settings
+
+
+class FileRecord(Settings):
+    """What a manifest says of one file: `name` relative to the artifact, size in bytes, sha256 in hex."""
+
+    name: str
+    num_bytes: int
+    sha256: str
+
+
+def hash_bytes(data: bytes) -> str:
+    """Return the sha256 of `data` in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder, local or in an object store.
+
+    Args:
+        url: a path or any URL that fsspec knows, e.g. `s3://bucket/prefix`.
+        options: storage options for fsspec, e.g. `{"endpoint_url": "http://127.0.0.1:9000"}`; never written anywhere.
+    """
+
+    url: str
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def child(self, *names: str) -> "Store":
+        """Return the folder `names` below this one."""
+        return Store("/".join([self.url.rstrip("/"), *names]), self.options)
+
+    @property
+    def filesystem(self) -> Any:
+        """The fsspec filesystem of this folder."""
+        return self._resolve()[0]
+
+    @property
+    def root(self) -> str:
+        """The path of this folder as its filesystem spells it."""
+        return self._resolve()[1]
+
+    def _resolve(self) -> tuple[Any, str]:
+        options = dict(self.options)
+        if "://" in self.url and not self.url.startswith(("file://", "memory://")):
+            options.setdefault("use_listings_cache", False)
+        filesystem, root = fsspec.core.url_to_fs(self.url, **options)
+        return filesystem, str(root)
+
+    def path(self, name: str) -> str:
+        """Return the full path of `name`, as the filesystem spells it."""
+        return f"{self.root}/{name}"
+
+    def exists(self, name: str) -> bool:
+        """Say whether a file of this name is there."""
+        return bool(self.filesystem.isfile(self.path(name)))
+
+    def list_files(self) -> list[str]:
+        """Return the names of all files below this folder, sorted; an absent folder has none."""
+        filesystem, root = self._resolve()
+        filesystem.invalidate_cache()
+        found = filesystem.find(root)
+        return sorted(os.path.relpath(path, root) for path in found)
+
+    def read_bytes(self, name: str) -> bytes:
+        """Read a whole file.
+
+        Raises:
+            ArtifactError: there is no such file.
+        """
+        try:
+            return bytes(self.filesystem.cat_file(self.path(name)))
+        except FileNotFoundError as error:
+            raise ArtifactError(
+                f"a file of the run is missing: {self.url}/{name}; run the stage that writes it"
+            ) from error
+
+    def write_bytes(self, name: str, data: bytes) -> FileRecord:
+        """Write a whole file, or none of it."""
+        filesystem, target = self.filesystem, self.path(name)
+        if "file" in _protocols(filesystem):
+            _replace_local_file(Path(target), data)
+        else:
+            filesystem.pipe_file(target, data)
+        return FileRecord(name=name, num_bytes=len(data), sha256=hash_bytes(data))
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file.
+
+        Raises:
+            ArtifactError: it is missing or is not JSON.
+        """
+        try:
+            return json.loads(self.read_bytes(name))
+        except ValueError as error:
+            raise ArtifactError(f"{self.url}/{name} is not JSON ({error}); delete it and run again") from error
+
+    def write_json(self, name: str, value: Any) -> FileRecord:
+        """Write `value` as JSON, keys sorted, so that equal values give equal bytes."""
+        return self.write_bytes(name, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+    def read_table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read one Parquet file, or some of its columns.
+
+        Raises:
+            ArtifactError: it is missing or is not Parquet.
+        """
+        try:
+            return pq.read_table(io.BytesIO(self.read_bytes(name)), columns=None if columns is None else list(columns))
+        except pa.ArrowInvalid as error:
+            raise ArtifactError(
+                f"{self.url}/{name} is not readable Parquet ({error}); delete it and run again"
+            ) from error
+
+    def write_table(self, name: str, table: pa.Table) -> FileRecord:
+        """Write one Parquet file, or none of it."""
+        return self.write_bytes(name, encode_parquet(table))
+
+    def remove(self, name: str = "") -> None:
+        """Delete a file or a folder; an absent one is fine."""
+        filesystem, target = self.filesystem, self.path(name) if name else self.root
+        filesystem.invalidate_cache()
+        if filesystem.exists(target):
+            filesystem.rm(target, recursive=True)
+
+
+def encode_parquet(table: pa.Table) -> bytes:
+    """Encode a table as every published file is: zstd, page index, byte-stream-split for float32 vectors only.
+
+    Equal tables give equal bytes.
+    """
+    split = [f"{column.name}.list.element" for column in table.schema if _is_float_vector(column.type)]
+    plain = [column.name for column in table.schema if not _is_float_vector(column.type)]
+    sink = io.BytesIO()
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        use_dictionary=plain,
+        use_byte_stream_split=split or False,
+        write_page_index=True,
+        store_schema=True,
+    )
+    return sink.getvalue()
+
+
+def _is_float_vector(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_fixed_size_list(kind) and pa.types.is_float32(kind.value_type))
+
+
+def _protocols(filesystem: Any) -> tuple[str, ...]:
+    protocol = filesystem.protocol
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+
+
+def _replace_local_file(target: Path, data: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    staged.write_bytes(data)
+    staged.replace(target)

@@ -1,0 +1,85 @@
+"""Run a stage's missing shards through Ray Data, one row a shard: a shard is the unit of work, retry and resume.
+
+A worker is a class whose constructor loads what it needs once and whose `run_shard(shard)` publishes one shard itself.
+The rows that travel through Ray are descriptors and counts, never pairs.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+import ray.data
+
+from mmcsal_core.artifacts import ShardRange
+from pipelines.stage_run import Resources, StageProgress, StageRun
+
+MAX_RESTARTS = 3
+"""Restarts of a crashed actor, and attempts at a task, before the stage fails; Ray's own default is for ever."""
+
+
+class ShardWorker(Protocol):
+    """What runs in an actor: publishes the shards that it is given."""
+
+    def run_shard(self, shard: ShardRange) -> None:
+        """Compute and commit one shard."""
+
+
+class _BatchAdapter:
+    """Turns a one-row batch into a call of the worker."""
+
+    def __init__(self, worker_class: type[ShardWorker], worker_args: Mapping[str, Any]) -> None:
+        self._worker = worker_class(**worker_args)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        for row in batch.to_pylist():
+            self._worker.run_shard(ShardRange(**row))
+        return batch.select(["index"])
+
+
+def map_on_actors(
+    dataset: ray.data.Dataset, worker: type, constructor: Mapping[str, Any], resources: Resources
+) -> ray.data.Dataset:
+    """Map one-row batches over a pool of `resources.num_actors` actors, each constructed once."""
+    options: dict[str, Any] = {
+        "compute": ray.data.ActorPoolStrategy(size=resources.num_actors),
+        "batch_size": 1,
+        "batch_format": "pyarrow",
+        "num_cpus": resources.cpus_per_actor,
+        "max_restarts": MAX_RESTARTS,
+        "max_task_retries": MAX_RESTARTS,
+    }
+    if resources.gpus_per_actor:
+        options["num_gpus"] = resources.gpus_per_actor
+    if resources.memory_per_actor_gb:
+        options["memory"] = int(resources.memory_per_actor_gb * 2**30)
+    with warnings.catch_warnings():
+        # Ray 2.60 warns of every option that it passes to the actor as it is, and has no other way to bound restarts yet.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
+        return dataset.map_batches(worker, fn_constructor_kwargs=dict(constructor), **options)
+
+
+def describe_shards(shards: Sequence[ShardRange]) -> ray.data.Dataset:
+    """Return a dataset of one row and one block a shard."""
+    return ray.data.from_items([shard.model_dump() for shard in shards], override_num_blocks=len(shards))
+
+
+def run_shards(
+    shards: Sequence[ShardRange], worker_class: type[ShardWorker], worker_args: Mapping[str, Any], run: StageRun
+) -> None:
+    """Run `shards` on a pool of actors and wait for all of them; without shards, do nothing.
+
+    Raises:
+        ray.exceptions.RayError: a worker failed for good. Shards that were committed stay.
+    """
+    if not shards:
+        return
+    constructor = {"worker_class": worker_class, "worker_args": dict(worker_args)}
+    pool = map_on_actors(describe_shards(shards), _BatchAdapter, constructor, run.resources)
+    drain(pool, run, len(shards))
+
+
+def drain(dataset: ray.data.Dataset, run: StageRun, total: int) -> None:
+    """Execute a dataset whose rows are finished shards, and report each."""
+    for done, _ in enumerate(dataset.iter_rows(), start=1):
+        run.on_progress(StageProgress(run.out.stage, done, total))

@@ -1,0 +1,55 @@
+"""What every stage is handed beside its inputs and configuration: where to publish, on what machines, whom to tell."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pydantic import Field
+
+from mmcsal_core.artifacts import Artifact
+from mmcsal_core.settings import Settings
+
+
+class Resources(Settings):
+    """Machines and sizes. Nothing here changes a result, so nothing here enters a fingerprint."""
+
+    rows_per_shard: int = Field(1024, ge=1, description="pairs a shard, rounded up to whole chunks of 256")
+    num_readers: int = Field(1, ge=1, description="CPU workers that read and decode")
+    num_actors: int = Field(1, ge=1, description="workers that hold a backbone, an encoder or an index")
+    cpus_per_actor: float = Field(1.0, gt=0, description="CPU cores a worker; also its threads, at least one")
+    gpus_per_actor: float = Field(0.0, ge=0, description="GPUs a worker; 0 computes on the CPU")
+    memory_per_actor_gb: float | None = Field(None, gt=0, description="memory that Ray reserves for a worker")
+    train_workers: int = Field(1, ge=1, description="workers of the train stage; more than one changes the result")
+
+
+@dataclass(frozen=True)
+class StageProgress:
+    """How far a stage is: `done` of `total` units of work (`unit` names them), and what it has to say."""
+
+    stage: str
+    done: int
+    total: int
+    unit: str = "shards"
+    detail: str = ""
+
+
+def ignore_progress(_: StageProgress) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """One run of one stage.
+
+    Args:
+        out: the artifact to publish.
+        fingerprint: what `out` will carry, from `compute_fingerprint`.
+        resources: machines and sizes.
+        max_reject_fraction: largest share of rows that the stage may reject.
+        on_progress: called now and then.
+    """
+
+    out: Artifact
+    fingerprint: str
+    resources: Resources = field(default_factory=Resources)
+    max_reject_fraction: float = 1.0
+    on_progress: Callable[[StageProgress], None] = ignore_progress
