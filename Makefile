@@ -1,0 +1,63 @@
+# Two commands do all the set-up: `make demo` and `make test`. Each makes its own virtual environment on first use.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+HUB_VENV ?= .venv-hub
+THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
+.PHONY: demo test check format lint types imports tests test-hub bench clean
+
+demo: $(VENV)/.demo
+	$(BIN)/mmcsal demo
+
+test: check
+
+check: lint types imports tests
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+tests: $(VENV)/.dev
+	$(THREADS) $(BIN)/python -m pytest -m "not hub" --durations=10
+
+# open_clip needs torchvision, which needs a torch of its own: a second environment, several GB
+test-hub: $(HUB_VENV)/.hub
+	$(THREADS) $(HUB_VENV)/bin/python -m pytest -m hub tests/hub
+
+bench: $(VENV)/.dev
+	$(THREADS) $(BIN)/python -m tests.benchmarks.bench_features
+
+# torch first: its pinned version decides which of its own dependencies are needed at all
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@ $(VENV)/.demo
+
+$(HUB_VENV)/.hub: pyproject.toml
+	$(PYTHON) -m venv $(HUB_VENV)
+	$(HUB_VENV)/bin/python -m pip install --quiet torch==2.14.1 torchvision==0.29.1
+	$(HUB_VENV)/bin/python -m pip install --quiet -e '.[open-clip,video]' pytest pytest-timeout
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(HUB_VENV) demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
