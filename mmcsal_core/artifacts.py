@@ -137,7 +137,9 @@ class Artifact:
             plan = Plan.model_validate_json(self.store.read_bytes(PLAN))
             if plan.fingerprint == fingerprint:
                 return plan
+        # The plan goes before the data: done-markers of a half-cleared artifact must never be taken up again.
         self.store.remove(SUCCESS)
+        self.store.remove(PLAN)
         self.store.remove()
         plan = Plan(stage=self.stage, fingerprint=fingerprint, shards=tuple(make_ranges()))
         self.store.write_bytes(PLAN, plan.model_dump_json(indent=2).encode())
@@ -167,8 +169,9 @@ class Artifact:
             pairs_out: pairs that `table` speaks of, where it does not hold one row a pair.
 
         Raises:
-            ArtifactError: the pairs do not add up.
+            ArtifactError: the pairs do not add up, or the plan is no longer current.
         """
+        self.check_current(plan)
         num_out = table.num_rows if pairs_out is None else pairs_out
         rejected = rejects if rejects is not None else reject_schema().empty_table()
         pairs_in = shard.stop - shard.start
@@ -190,6 +193,19 @@ class Artifact:
         )
         self.store.write_bytes(f"_shards/{name}.json", record.model_dump_json(indent=2).encode())
         return record
+
+    def check_current(self, plan: Plan) -> None:
+        """Refuse to write under a plan whose place another has taken, as befalls a worker that outlives its killed run.
+
+        Raises:
+            ArtifactError: the plan is no longer current.
+        """
+        stored = Plan.model_validate_json(self.store.read_bytes(PLAN))
+        if stored.fingerprint != plan.fingerprint:
+            raise ArtifactError(
+                f"{self.store.url} is by now being written under another configuration ({stored.fingerprint} instead "
+                f"of {plan.fingerprint}); nothing was written, run again"
+            )
 
     def read_records(self, plan: Plan) -> list[ShardRecord]:
         """Read the done-markers of all shards, in order.
@@ -242,6 +258,7 @@ class Artifact:
         if records:
             self._publish_rejects(records)
         _check_gate(manifest, max_reject_fraction)
+        self.store.remove_leftovers()
         self.store.write_bytes(MANIFEST, manifest.model_dump_json(indent=2).encode())
         self.store.write_bytes(SUCCESS, b"")
         return manifest

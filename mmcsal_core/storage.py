@@ -9,6 +9,7 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ import pyarrow.parquet as pq
 
 from mmcsal_core.errors import ArtifactError
 from mmcsal_core.settings import Settings
+
+PARTIAL = ".partial"
+"""Ending of a local file that is being written."""
 
 
 class FileRecord(Settings):
@@ -77,10 +81,18 @@ class Store:
 
     def list_files(self) -> list[str]:
         """Return the names of all files below this folder, sorted; an absent folder has none."""
+        return [name for name in self._find() if not name.endswith(PARTIAL)]
+
+    def remove_leftovers(self) -> None:
+        """Delete what killed writers left behind; call it only while nobody writes below this folder."""
+        for name in self._find():
+            if name.endswith(PARTIAL):
+                self.remove(name)
+
+    def _find(self) -> list[str]:
         filesystem, root = self._resolve()
         filesystem.invalidate_cache()
-        found = filesystem.find(root)
-        return sorted(os.path.relpath(path, root) for path in found)
+        return sorted(os.path.relpath(path, root) for path in filesystem.find(root))
 
     def read_bytes(self, name: str) -> bytes:
         """Read a whole file.
@@ -104,6 +116,24 @@ class Store:
             filesystem.pipe_file(target, data)
         return FileRecord(name=name, num_bytes=len(data), sha256=hash_bytes(data))
 
+    def create_bytes(self, name: str, data: bytes) -> bool:
+        """Write a whole file unless one of that name is there, in one step; say whether it was written.
+
+        Object stores do this by a conditional PUT (`If-None-Match`), which some imitations of S3 accept and ignore:
+        `mmcsal doctor` probes for it.
+        """
+        filesystem, target = self.filesystem, self.path(name)
+        try:
+            if "file" in _protocols(filesystem):
+                Path(target).parent.mkdir(parents=True, exist_ok=True)
+                with Path(target).open("xb") as file:
+                    file.write(data)
+            else:
+                filesystem.pipe_file(target, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
     def read_json(self, name: str) -> Any:
         """Read a JSON file.
 
@@ -125,9 +155,10 @@ class Store:
         Raises:
             ArtifactError: it is missing or is not Parquet.
         """
+        source = io.BytesIO(self.read_bytes(name))
         try:
-            return pq.read_table(io.BytesIO(self.read_bytes(name)), columns=None if columns is None else list(columns))
-        except pa.ArrowInvalid as error:
+            return pq.read_table(source, columns=None if columns is None else list(columns))
+        except (pa.ArrowInvalid, OSError) as error:  # a damaged page is an OSError to Arrow
             raise ArtifactError(
                 f"{self.url}/{name} is not readable Parquet ({error}); delete it and run again"
             ) from error
@@ -141,7 +172,8 @@ class Store:
         filesystem, target = self.filesystem, self.path(name) if name else self.root
         filesystem.invalidate_cache()
         if filesystem.exists(target):
-            filesystem.rm(target, recursive=True)
+            with suppress(FileNotFoundError):  # somebody else was quicker
+                filesystem.rm(target, recursive=True)
 
 
 def encode_parquet(table: pa.Table) -> bytes:
@@ -175,6 +207,6 @@ def _protocols(filesystem: Any) -> tuple[str, ...]:
 
 def _replace_local_file(target: Path, data: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    staged = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    staged = target.with_name(f".{target.name}.{os.getpid()}{PARTIAL}")
     staged.write_bytes(data)
     staged.replace(target)

@@ -54,7 +54,7 @@ def map_on_actors(
     if resources.memory_per_actor_gb:
         options["memory"] = int(resources.memory_per_actor_gb * 2**30)
     with warnings.catch_warnings():
-        # Ray 2.60 warns of every option that it passes to the actor as it is, and has no other way to bound restarts yet.
+        # Ray 2.60 warns of options that it passes on to the actor, and has no other way to bound restarts yet.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
         return dataset.map_batches(worker, fn_constructor_kwargs=dict(constructor), **options)
 
