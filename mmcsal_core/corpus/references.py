@@ -1,0 +1,201 @@
+"""The content of pairs, from wherever `pairs/` says that it lies.
+
+Content inside a Parquet file is referenced as `<file url>#column=<column>&row=<row in the file>`; anything else is a
+path or a URL that fsspec opens. A row whose content cannot be read becomes a `RejectPair` in its place. A store that
+cannot be reached at all (no credentials, no such endpoint) is no row's fault: that is raised, so that the stage fails
+and can be resumed, and does not reject a whole corpus.
+
+Not chosen: copying content into `pairs/` by default, which doubles the corpus, and one request a row, which reads a
+row group as often as it has rows.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, unquote
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from aiohttp import ClientError
+from fsspec.exceptions import FSTimeoutError
+
+from mmcsal_core.corpus.modality import ModalityConfig
+from mmcsal_core.corpus.reject import RejectPair
+from mmcsal_core.corpus.sources.locations import open_filesystem, parent_url, resolve_uri
+from mmcsal_core.corpus.sources.parquet import open_parquet, take_rows
+from mmcsal_core.errors import ConfigError, DataError
+from mmcsal_core.schema import bytes_column, uri_column
+
+Content = bytes | str | npt.NDArray[Any] | RejectPair
+"""Encoded bytes, text, a float32 vector, or why there is none."""
+
+_REFERENCE = re.compile(r"(?s)(.+)#column=([^&#]+)&row=(\d+)")
+_ROW_ERRORS = (OSError, ClientError, FSTimeoutError, ConfigError)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A cell of a Parquet file: its URL, a column, and a row counted from the start of the file."""
+
+    file: str
+    column: str
+    row: int
+
+
+def make_reference(file_url: str, column: str, row: int) -> str:
+    """Return the URI form of a cell of a Parquet file."""
+    return f"{file_url}#column={quote(column, safe='')}&row={row}"
+
+
+def parse_reference(uri: str) -> Reference | None:
+    """Return the cell that `uri` refers to, or None where it is the URL of a file."""
+    match = _REFERENCE.fullmatch(uri)
+    return Reference(match[1], unquote(match[2]), int(match[3])) if match else None
+
+
+def read_contents(pairs: pa.Table, name: str, modality: ModalityConfig, options: Mapping[str, Any]) -> list[Content]:
+    """Read the content of one modality for every row of `pairs`, in order.
+
+    Args:
+        pairs: rows of `pairs/`.
+        name: the modality.
+        modality: its configuration.
+        options: storage options of the source; see `corpus.sources.locations` for which URIs they reach.
+
+    Returns:
+        One entry a row: text, encoded bytes, a float32 vector of shape (d,), or a `RejectPair`.
+
+    Raises:
+        botocore.exceptions.BotoCoreError: an object store cannot be reached.
+    """
+    if name in pairs.column_names:
+        return [_or_missing(text, name) for text in pairs[name].to_pylist()]
+    if bytes_column(name) in pairs.column_names:
+        stored = pairs[bytes_column(name)].to_pylist()
+        return [_restore(data, name, modality) for data in stored]
+    return _read_uris(pairs[uri_column(name)].to_pylist(), options)
+
+
+def store_content(content: bytes | str | npt.NDArray[Any]) -> bytes:
+    """Return content as a `<modality>_bytes` column holds it: text in UTF-8, a vector as float32, low byte first."""
+    if isinstance(content, str):
+        return content.encode()
+    return content if isinstance(content, bytes) else content.astype("<f4").tobytes()
+
+
+def _restore(data: bytes | None, name: str, modality: ModalityConfig) -> Content:
+    if data is not None and modality.kind == "vector":
+        return np.frombuffer(data, "<f4")
+    return _or_missing(data, name)
+
+
+def _or_missing(content: Any, where: str) -> Content:
+    return _missing(where) if content is None else content
+
+
+def _missing(where: str) -> RejectPair:
+    return RejectPair("missing_modality", f"{where} is null; fill it in or leave the pair out")
+
+
+def _read_uris(uris: Sequence[str | None], options: Mapping[str, Any]) -> list[Content]:
+    distinct = {uri: parse_reference(uri) for uri in uris if uri is not None}
+    cells = {uri: reference for uri, reference in distinct.items() if reference is not None}
+    contents = _read_files([uri for uri, reference in distinct.items() if reference is None], options)
+    contents.update(_read_cells(cells, options))
+    return [_missing("the URI") if uri is None else contents[uri] for uri in uris]
+
+
+def _read_files(uris: Iterable[str], options: Mapping[str, Any]) -> dict[str, Content]:
+    contents: dict[str, Content] = {}
+    batches: dict[int, tuple[Any, dict[str, str]]] = {}
+    for uri in uris:
+        try:
+            filesystem, path = open_filesystem(uri, options)
+        except ConfigError as error:
+            contents[uri] = _reject(uri, error)
+        else:
+            batches.setdefault(id(filesystem), (filesystem, {}))[1][uri] = path
+    for filesystem, paths in batches.values():
+        results = filesystem.cat_ranges(list(paths.values()), None, None, on_error="return")
+        contents.update({uri: _accept(uri, result) for uri, result in zip(paths, results, strict=True)})
+    return contents
+
+
+def _accept(uri: str, result: Any) -> Content:
+    if isinstance(result, _ROW_ERRORS):
+        return _reject(uri, result)
+    if isinstance(result, BaseException):
+        raise result
+    return bytes(result)
+
+
+def _reject(uri: str, error: BaseException) -> RejectPair:
+    if isinstance(error, FileNotFoundError):
+        return RejectPair("missing_file", f"there is no file {uri}; restore it or leave the pair out")
+    if isinstance(error, PermissionError):
+        return RejectPair("permission_denied", f"{uri} may not be read ({error}); ask for the right to read it")
+    return RejectPair("unreadable_file", f"{uri} cannot be read ({type(error).__name__}: {error}); replace it")
+
+
+def _read_cells(cells: Mapping[str, Reference], options: Mapping[str, Any]) -> dict[str, Content]:
+    groups: dict[tuple[str, str], dict[int, str]] = {}
+    for uri, cell in cells.items():
+        groups.setdefault((cell.file, cell.column), {})[cell.row] = uri
+    contents: dict[str, Content] = {}
+    for (file, column), uris in groups.items():
+        try:
+            contents.update(_read_column(file, column, uris, options))
+        except (ConfigError, DataError) as error:
+            cause = error.__cause__
+            if cause is not None and not isinstance(cause, (*_ROW_ERRORS, pa.ArrowException, ValueError)):
+                raise cause from None
+            contents.update({uri: _reject(uri, cause or error) for uri in uris.values()})
+    return contents
+
+
+def _read_column(file: str, column: str, uris: Mapping[int, str], options: Mapping[str, Any]) -> dict[str, Content]:
+    with open_parquet(file, options) as parquet:
+        if column not in parquet.schema_arrow.names:
+            raise DataError(f"the file has no column {column!r} any more")
+        rows = sorted(row for row in uris if row < parquet.metadata.num_rows)
+        values = take_rows(parquet, rows, [column])[column] if rows else pa.chunked_array([], pa.null())
+    contents = dict(zip((uris[row] for row in rows), _convert_cells(values, [uris[row] for row in rows]), strict=True))
+    past = {uri: row for row, uri in uris.items() if row >= parquet.metadata.num_rows}
+    contents.update({uri: _reject(uri, DataError("the file has fewer rows now")) for uri in past})
+    return _follow_paths(contents, file, options)
+
+
+@dataclass(frozen=True)
+class _Path:
+    uri: str
+
+
+def _convert_cells(values: pa.ChunkedArray, uris: Sequence[str]) -> list[Any]:
+    if pa.types.is_struct(values.type):
+        return [_open_struct(cell, uri) for cell, uri in zip(values.to_pylist(), uris, strict=True)]
+    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type) or pa.types.is_fixed_size_list(values.type):
+        return [
+            np.asarray(cell.values.to_numpy(zero_copy_only=False), np.float32) if cell.is_valid else _missing(uri)
+            for cell, uri in zip(values, uris, strict=True)
+        ]
+    return [_or_missing(cell, uri) for cell, uri in zip(values.to_pylist(), uris, strict=True)]
+
+
+def _open_struct(cell: Mapping[str, Any] | None, uri: str) -> Any:
+    if cell is None:
+        return _missing(uri)
+    if cell.get("bytes") is not None:
+        return cell["bytes"]
+    return _Path(cell["path"]) if cell.get("path") else _missing(uri)
+
+
+def _follow_paths(contents: Mapping[str, Any], file: str, options: Mapping[str, Any]) -> dict[str, Content]:
+    targets = {
+        uri: resolve_uri(content.uri, parent_url(file))
+        for uri, content in contents.items()
+        if isinstance(content, _Path)
+    }
+    files = _read_files(dict.fromkeys(targets.values()), options)
+    return {uri: files[targets[uri]] if uri in targets else content for uri, content in contents.items()}

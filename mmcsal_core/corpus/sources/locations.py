@@ -1,0 +1,162 @@
+"""Where source files lie: URLs, storage options, and listings with a size and a version for every file.
+
+Storage options come from the configuration and are never written anywhere. They are given flat, for the object store
+of the source (`{"endpoint_url": ...}`), or nested under a protocol where a corpus mixes stores
+(`{"s3": {...}, "https": {...}}`). Flat options never reach local files or plain web addresses, which know none of them.
+"""
+
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import fsspec
+from botocore.exceptions import BotoCoreError
+from fsspec.exceptions import FSTimeoutError
+from fsspec.utils import get_protocol
+
+from mmcsal_core.errors import ConfigError, DataError
+
+STORE_ERRORS = (OSError, BotoCoreError, FSTimeoutError)
+"""What a file system raises where a file is missing, forbidden or out of reach."""
+
+_WITHOUT_SHARED_OPTIONS = ("file", "local", "memory", "http", "https")
+_VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
+_MAGIC = frozenset("*?[")
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """One file of a source.
+
+    Args:
+        name: path relative to the source root.
+        url: how workers open it; a plain path for a local file.
+        num_bytes: size.
+        version: entity tag where the store has one, else the modification time.
+    """
+
+    name: str
+    url: str
+    num_bytes: int
+    version: str
+
+
+@dataclass(frozen=True)
+class FoundFiles:
+    """The files of a source, sorted by name.
+
+    Args:
+        root: URL of the folder that names are relative to.
+        files: what was found.
+        is_single: the URL named one file, not a folder or a glob.
+    """
+
+    root: str
+    files: tuple[FoundFile, ...]
+    is_single: bool = False
+
+
+def select_options(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the storage options that apply to `url`: those under its protocol, and the flat ones on object stores."""
+    protocol = get_protocol(url)
+    known = frozenset(fsspec.available_protocols())
+    flat = {key: value for key, value in options.items() if key not in known}
+    shared = {} if protocol in _WITHOUT_SHARED_OPTIONS else flat
+    return {**shared, **dict(options.get(protocol, {}))}
+
+
+def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
+    """Return the file system of `url` and the path in it.
+
+    Raises:
+        ConfigError: the protocol is unknown, or the package that speaks it is not installed.
+    """
+    chosen = select_options(url, options)
+    if get_protocol(url) not in ("file", "local", "memory"):
+        chosen.setdefault("use_listings_cache", False)
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url, **chosen)
+    except ValueError as error:
+        raise ConfigError(
+            f"a URL starts with a protocol that fsspec knows, got {url!r} ({error}); correct it"
+        ) from error
+    except ImportError as error:
+        raise ConfigError(f"{url!r} needs a package that is not installed: {error}") from error
+    return filesystem, str(path)
+
+
+def resolve_uri(uri: str, folder_url: str) -> str:
+    """Return `uri` as it is where it is absolute, else below `folder_url`."""
+    if "://" in uri or uri.startswith("/"):
+        return uri
+    protocol, separator, path = folder_url.rpartition("://")
+    return f"{protocol}{separator}{posixpath.normpath(posixpath.join(path, uri))}"
+
+
+def parent_url(url: str) -> str:
+    """Return the URL of the folder that a file lies in."""
+    protocol, separator, path = url.rpartition("://")
+    return f"{protocol}{separator}{posixpath.dirname(path)}"
+
+
+def find_files(url: str, options: Mapping[str, Any]) -> FoundFiles:
+    """List a file, the files below a folder, or those that a glob matches; hidden ones are left out.
+
+    Raises:
+        ConfigError: the protocol is unknown.
+        DataError: there is nothing at `url`, or it cannot be listed.
+    """
+    filesystem, path = open_filesystem(url, options)
+    path = posixpath.normpath(path) if _is_local(filesystem) else path
+    try:
+        root, infos = _list_infos(filesystem, path)
+    except STORE_ERRORS as error:
+        raise DataError(
+            f"source {url} cannot be listed ({type(error).__name__}: {error}); "
+            "check source.url, the storage options and your rights"
+        ) from error
+    files = [_describe_file(filesystem, root, file, info) for file, info in infos.items() if info["type"] == "file"]
+    visible = sorted((file for file in files if not _is_hidden(file.name)), key=lambda file: file.name)
+    if not visible:
+        raise DataError(f"source {url} is missing or holds no files; check source.url")
+    return FoundFiles(_url_of(filesystem, root), tuple(visible), is_single=list(infos) == [path])
+
+
+def _list_infos(filesystem: Any, path: str) -> tuple[str, dict[str, Any]]:
+    filesystem.invalidate_cache()
+    if filesystem.isfile(path):
+        return posixpath.dirname(path), {path: filesystem.info(path)}
+    if _MAGIC & set(path):
+        return _plain_prefix(path), dict(filesystem.glob(path, detail=True))
+    return path.rstrip("/"), dict(filesystem.find(path, detail=True))
+
+
+def _plain_prefix(pattern: str) -> str:
+    parts = pattern.split("/")
+    first = next(i for i, part in enumerate(parts) if _MAGIC & set(part))
+    return "/".join(parts[:first])
+
+
+def _describe_file(filesystem: Any, root: str, path: str, info: Mapping[str, Any]) -> FoundFile:
+    version = next((str(info[key]) for key in _VERSION_KEYS if info.get(key) is not None), "")
+    return FoundFile(
+        name=posixpath.relpath(path, root) if root else path,
+        url=_url_of(filesystem, path),
+        num_bytes=int(info.get("size") or 0),
+        version=version,
+    )
+
+
+def _url_of(filesystem: Any, path: str) -> str:
+    return path if _is_local(filesystem) else str(filesystem.unstrip_protocol(path))
+
+
+def _is_local(filesystem: Any) -> bool:
+    protocol = filesystem.protocol
+    return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in PurePosixPath(name).parts)

@@ -1,0 +1,146 @@
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mmcsal_core.corpus.modality import ModalityConfig
+from mmcsal_core.corpus.references import Reference, make_reference, parse_reference, read_contents, store_content
+from mmcsal_core.corpus.reject import RejectPair
+from tests.s3_server import REGION
+
+IMAGE = ModalityConfig(kind="image")
+VECTOR = ModalityConfig(kind="vector")
+
+
+def _read(uris: Sequence[str | None], **options: Any) -> list[Any]:
+    return list(read_contents(pa.table({"x_uri": pa.array(uris, pa.string())}), "x", IMAGE, options))
+
+
+def _reasons(contents: list[Any]) -> list[str | None]:
+    return [content.reason if isinstance(content, RejectPair) else None for content in contents]
+
+
+@pytest.mark.parametrize("column", ["image", "a b", "x&row=1", "ä#b", "a.b"])
+def test_reference_round_trip(column: str) -> None:
+    uri = make_reference("s3://bucket/a#1.parquet", column, 12)
+    assert parse_reference(uri) == Reference("s3://bucket/a#1.parquet", column, 12)
+
+
+@pytest.mark.parametrize("uri", ["/a/b.png", "s3://b/x.png#column=a", "/a#row=1", "/a.parquet#column=a&row=x"])
+def test_other_uris_are_no_references(uri: str) -> None:
+    assert parse_reference(uri) is None
+
+
+def test_inline_text_and_stored_bytes_come_first() -> None:
+    text = pa.table({"x": ["a", None]})
+    contents = read_contents(text, "x", ModalityConfig(kind="text"), {})
+    assert contents[0] == "a"
+    assert _reasons(contents) == [None, "missing_modality"]
+    stored = pa.table({"x_uri": ["/nowhere"], "x_bytes": pa.array([b"1"], pa.large_binary())})
+    assert read_contents(stored, "x", IMAGE, {}) == [b"1"]
+
+
+def test_stored_vector_comes_back() -> None:
+    vector = np.array([1.5, -2.0], np.float32)
+    stored = pa.table({"x_bytes": pa.array([store_content(vector)], pa.large_binary())})
+    (restored,) = read_contents(stored, "x", VECTOR, {})
+    np.testing.assert_array_equal(restored, vector)
+
+
+def test_cells_of_every_layout(tmp_path: Path) -> None:
+    (tmp_path / "side.png").write_bytes(b"side")
+    struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    cells = [{"bytes": b"in", "path": "no"}, {"bytes": None, "path": "side.png"}, None, {"bytes": None, "path": None}]
+    table = pa.table(
+        {
+            "s": pa.array(cells, struct),
+            "b": [b"0", None, b"2", b"3"],
+            "t": ["a", "b", None, "d"],
+            "l": pa.array([[1, 2], [3], None, []], pa.list_(pa.float64())),
+            "f": pa.array([[1, 2], [3, 4], None, [7, 8]], pa.list_(pa.float32(), 2)),
+        }
+    )
+    file = f"{tmp_path}/a.parquet"
+    pq.write_table(table, file, row_group_size=2)
+
+    def read(column: str, rows: list[int]) -> list[Any]:
+        return _read([make_reference(file, column, row) for row in rows])
+
+    assert read("s", [1, 0, 0]) == [b"side", b"in", b"in"]
+    assert _reasons(read("s", [2, 3])) == ["missing_modality"] * 2
+    assert read("b", [3, 0]) == [b"3", b"0"]
+    assert _reasons(read("b", [1, 2])) == ["missing_modality", None]
+    assert read("t", [3, 1]) == ["d", "b"]
+    for column in ["l", "f"]:
+        vectors = read(column, [2, 0])
+        assert _reasons(vectors) == ["missing_modality", None]
+        assert vectors[1].dtype == np.float32
+        np.testing.assert_array_equal(vectors[1], [1, 2])
+    assert _reasons(read("b", [0, 4])) == [None, "unreadable_file"]
+    assert _reasons(read("gone", [0])) == ["unreadable_file"]
+
+
+def test_many_row_groups_give_every_row_in_any_order(tmp_path: Path) -> None:
+    file = f"{tmp_path}/a.parquet"
+    pq.write_table(pa.table({"b": [str(i).encode() for i in range(2000)]}), file, row_group_size=700)
+    rows = np.random.default_rng(0).permutation(2000)[:500].tolist()
+    assert _read([make_reference(file, "b", row) for row in rows]) == [str(row).encode() for row in rows]
+
+
+def test_a_row_that_cannot_be_read_is_a_value_that_names_its_uri(tmp_path: Path) -> None:
+    (tmp_path / "a[1].png").write_bytes(b"brackets")
+    (tmp_path / "bad.parquet").write_bytes(b"no parquet")
+    uris = [
+        f"{tmp_path}/a[1].png",
+        f"{tmp_path}/none.png",
+        f"file://{tmp_path}/none.png",
+        str(tmp_path),
+        "nosuch://x/y",
+        make_reference(f"{tmp_path}/bad.parquet", "c", 0),
+        make_reference(f"{tmp_path}/none.parquet", "c", 0),
+        None,
+    ]
+    contents = _read(uris, endpoint_url="http://for.the.store")
+    assert contents[0] == b"brackets"
+    assert _reasons(contents)[1:] == [
+        "missing_file",
+        "missing_file",
+        "unreadable_file",
+        "unreadable_file",
+        "unreadable_file",
+        "missing_file",
+        "missing_modality",
+    ]
+    assert all(str(uri) in content.message for uri, content in zip(uris[1:-1], contents[1:-1], strict=True))
+
+
+def test_objects_of_a_store_and_local_files_mix(tmp_path: Path, s3_endpoint: str) -> None:
+    import s3fs
+
+    options = {"endpoint_url": s3_endpoint}
+    store = s3fs.S3FileSystem(**options)
+    store.mkdir("references", region_name=REGION)
+    store.pipe_file("references/a.png", b"remote")
+    with store.open("references/t.parquet", "wb") as file:
+        pq.write_table(pa.table({"b": [b"0", b"1"]}), file)
+    (tmp_path / "b.png").write_bytes(b"local")
+    cell = make_reference("s3://references/t.parquet", "b", 1)
+    uris = ["s3://references/a.png", f"{tmp_path}/b.png", "s3://references/no.png", cell]
+    contents = _read(uris, **options)
+    assert contents[:2] == [b"remote", b"local"]
+    assert _reasons(contents) == [None, None, "missing_file", None]
+    assert contents[3] == b"1"
+    assert _read(uris[:1], s3=options) == [b"remote"]
+
+
+def test_a_store_out_of_reach_is_no_rows_fault() -> None:
+    from botocore.exceptions import BotoCoreError
+
+    options = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 0}}}
+    for uri in ["s3://bucket/a.png", make_reference("s3://bucket/a.parquet", "b", 0)]:
+        with pytest.raises(BotoCoreError):
+            _read([uri], **options)
