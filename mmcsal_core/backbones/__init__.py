@@ -1,1 +1,5 @@
-"""Frozen feature extractors behind one small protocol."""
+"""Frozen feature extractors behind one small protocol. Importing this package loads neither torch nor weights."""
+
+from mmcsal_core.backbones.names import check_backbone
+
+__all__ = ["check_backbone"]

@@ -1,0 +1,235 @@
+"""The features stage: pairs/ in, features/ out: one frozen backbone vector per modality and pair.
+
+Two pools work side by side through Ray Data: CPU tasks read and decode a shard, actors that hold the backbones embed
+and publish it. One row is one shard; a decoded shard travels as Arrow IPC in a binary cell, one record batch a chunk.
+Size shards so that a decoded one is a small part of Ray's object store: 256 images of 224 px take 39 MB.
+
+Sub-batches are cut from the decodable pairs of one chunk, so the vectors do not depend on how chunks make up shards.
+`ray.data.read_images` and its kin were not chosen: they know one modality, and one file a row. Ray's own writers were
+not chosen: they name files at random and are not atomic.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import ray.data
+import torch
+from pydantic import Field, field_validator
+
+from mmcsal_core.artifacts import CHUNK_ROWS, Artifact, Manifest, Plan, ShardRange, plan_ranges
+from mmcsal_core.backbones.backbone import Features
+from mmcsal_core.backbones.loading import load_backbone
+from mmcsal_core.corpus.decode_chunk import PROVENANCE, ChunkDecoder, Failure, describe_rejects, find_vector_dim
+from mmcsal_core.corpus.modality import ModalityConfig
+from mmcsal_core.corpus.reject import RejectPair
+from mmcsal_core.errors import GateError
+from mmcsal_core.schema import PAIR_ID, ROW, feature_column, feature_schema
+from mmcsal_core.settings import Settings
+from pipelines.shard_pool import MAX_RESTARTS, describe_shards, drain, map_on_actors
+from pipelines.stage_run import Resources, StageRun
+
+STAGE = "features"
+
+
+class FeaturesConfig(Settings):
+    """How features are computed."""
+
+    batch_size: int = Field(32, ge=1, description="pairs that a backbone embeds at once; divides 256")
+    trust_remote_code: bool = Field(False, description="let hf: models run Python code that comes with them")
+
+    @field_validator("batch_size")
+    @classmethod
+    def _check_batch_size(cls, batch_size: int) -> int:
+        if CHUNK_ROWS % batch_size:
+            raise ValueError(f"batch_size must divide {CHUNK_ROWS}, got {batch_size}; use a power of two")
+        return batch_size
+
+
+@dataclass(frozen=True)
+class DecodedShard:
+    """One record batch a chunk with the pairs that decode, and the rejected pairs of all chunks."""
+
+    chunks: Sequence[pa.RecordBatch]
+    rejects: pa.Table
+
+
+class ShardEmbedder:
+    """Embeds decoded shards with one backbone a modality.
+
+    Args:
+        decoder: what decoded them.
+        config: how features are computed.
+        resources: says the device and the number of threads.
+    """
+
+    def __init__(self, decoder: ChunkDecoder, config: FeaturesConfig, resources: Resources) -> None:
+        torch.set_num_threads(max(1, int(resources.cpus_per_actor)))
+        torch.backends.cudnn.deterministic = True
+        self._decoder, self._batch_size = decoder, config.batch_size
+        self._backbones = {
+            name: load_backbone(
+                modality.resolved_backbone,
+                modality,
+                device="cuda" if resources.gpus_per_actor and torch.cuda.is_available() else "cpu",
+                trust_remote_code=config.trust_remote_code,
+                vector_dim=decoder.vector_dims.get(name),
+            )
+            for name, modality in decoder.modalities.items()
+        }
+        self._schema = feature_schema({name: backbone.dim for name, backbone in self._backbones.items()})
+
+    def embed_shard(self, shard: DecodedShard) -> tuple[pa.Table, pa.Table]:
+        """Return the shard's features under `feature_schema` and all its rejects, both in the order of the pairs."""
+        embedded = [self._embed_chunk(chunk) for chunk in shard.chunks]
+        features = pa.concat_tables([table for table, _ in embedded])
+        rejects = pa.concat_tables([shard.rejects, *(rejects for _, rejects in embedded)])
+        return features, rejects.sort_by(ROW).drop_columns([ROW])
+
+    def _embed_chunk(self, chunk: pa.RecordBatch) -> tuple[pa.Table, pa.Table]:
+        features = {name: self._embed_modality(name, chunk) for name in self._backbones}
+        usable = {name: _find_usable(vectors) for name, vectors in features.items()}
+        kept = np.logical_and.reduce(list(usable.values()))
+        pairs = pa.Table.from_batches([chunk]).select(PROVENANCE)
+        columns = {ROW: pairs[ROW].filter(kept), PAIR_ID: pairs[PAIR_ID].filter(kept)}
+        for name, vectors in features.items():
+            values = pa.array(vectors[kept].reshape(-1))
+            columns[feature_column(name)] = pa.FixedSizeListArray.from_arrays(values, vectors.shape[1])
+        failures = [self._describe_failure(usable, i) for i in np.flatnonzero(~kept).tolist()]
+        return pa.table(columns, self._schema), describe_rejects(pairs.filter(~kept), failures, STAGE)
+
+    def _embed_modality(self, name: str, chunk: pa.RecordBatch) -> Features:
+        backbone, size = self._backbones[name], self._batch_size
+        batch = self._decoder.unpack(name, chunk)
+        embedded = [backbone.embed(batch[i : i + size]) for i in range(0, len(batch), size)]
+        return np.concatenate([np.empty((0, backbone.dim), dtype=np.float32), *embedded])
+
+    def _describe_failure(self, usable: Mapping[str, npt.NDArray[np.bool_]], i: int) -> Failure:
+        name = next(name for name, flags in usable.items() if not flags[i])
+        backbone = self._decoder.modalities[name].resolved_backbone
+        message = f"a feature must be finite and not all zero, {backbone!r} gave another; look at the content"
+        return Failure(name, RejectPair("bad_feature", message))
+
+
+class _EmbedAndCommit:
+    """What runs in an actor: embeds and publishes the decoded shard of a one-row batch."""
+
+    def __init__(self, out: Artifact, plan: Plan, **embedder_args: Any) -> None:
+        self._out, self._plan = out, plan
+        self._embedder = ShardEmbedder(**embedder_args)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        shard = ShardRange(**batch.select(["index", "start", "stop"]).to_pylist()[0])
+        chunks = list(pa.ipc.open_stream(batch["chunks"][0].as_buffer()))
+        rejects = pa.ipc.open_stream(batch["rejects"][0].as_buffer()).read_all()
+        features, rejects = self._embedder.embed_shard(DecodedShard(chunks, rejects))
+        self._out.commit_shard(self._plan, shard, features, rejects)
+        return batch.select(["index"])
+
+
+def extract_features(
+    *,
+    pairs: Artifact,
+    modalities: Mapping[str, ModalityConfig],
+    source_options: Mapping[str, Any],
+    config: FeaturesConfig,
+    run: StageRun,
+) -> Manifest:
+    """Publish one backbone vector per modality for every pair that decodes.
+
+    Args:
+        pairs: what ingest published.
+        modalities: resolved, in the order of the configuration.
+        source_options: storage options for the files that pairs/ refers to.
+        config: how features are computed.
+        run: where to publish, on what machines.
+
+    Raises:
+        GateError: there are no pairs, or more are rejected than allowed.
+        DataError: a modality of kind vector has no usable vector at all.
+        ray.exceptions.RayError: a worker failed for good. Shards that were committed stay.
+    """
+    num_pairs = pairs.read_manifest().pairs_out
+    if not num_pairs:
+        raise GateError("features needs at least one pair, but pairs/ has none; read rejects/data/ingest.parquet")
+    plan = run.out.begin(run.fingerprint, lambda: plan_ranges(num_pairs, run.resources.rows_per_shard))
+    missing = run.out.missing_shards(plan)
+    if missing:
+        dims = {
+            name: find_vector_dim(_iter_chunks(pairs, num_pairs), name, modality, source_options)
+            for name, modality in modalities.items()
+            if modality.resolved_kind == "vector"
+        }
+        decoder = ChunkDecoder(modalities, source_options, dims)
+        constructor = {
+            "out": run.out,
+            "plan": plan,
+            "decoder": decoder,
+            "config": config,
+            "resources": run.resources,
+        }
+        decoded = _decode_on_readers(missing, pairs, decoder, run.resources.num_readers)
+        drain(map_on_actors(decoded, _EmbedAndCommit, constructor, run.resources), run, len(missing))
+    properties = {
+        "dims": _read_dims(run.out, plan, modalities),
+        "backbones": {name: modality.resolved_backbone for name, modality in modalities.items()},
+    }
+    return run.out.finish(plan, properties=properties, max_reject_fraction=run.max_reject_fraction)
+
+
+def decode_shard(pairs: Artifact, shard: ShardRange, decoder: ChunkDecoder) -> DecodedShard:
+    """Read and decode rows [start, stop) of pairs/, chunk by chunk."""
+    table = pairs.read_rows(shard.start, shard.stop)
+    table = table.add_column(0, ROW, pa.array(range(shard.start, shard.stop), pa.int64()))
+    decoded = [decoder.decode_chunk(table.slice(i, CHUNK_ROWS), STAGE) for i in range(0, table.num_rows, CHUNK_ROWS)]
+    return DecodedShard([chunk for chunk, _ in decoded], pa.concat_tables([rejects for _, rejects in decoded]))
+
+
+def _decode_on_readers(
+    shards: Sequence[ShardRange], pairs: Artifact, decoder: ChunkDecoder, num_readers: int
+) -> ray.data.Dataset:
+    with warnings.catch_warnings():
+        # Ray 2.60 warns of every option that it passes to the task as it is, and has no other way to bound retries yet.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
+        return describe_shards(shards).map_batches(
+            _decode_batch,
+            fn_kwargs={"pairs": pairs, "decoder": decoder},
+            compute=ray.data.TaskPoolStrategy(size=num_readers),
+            batch_size=1,
+            batch_format="pyarrow",
+            max_retries=MAX_RESTARTS,
+        )
+
+
+def _decode_batch(batch: pa.Table, pairs: Artifact, decoder: ChunkDecoder) -> pa.Table:
+    shard = decode_shard(pairs, ShardRange(**batch.to_pylist()[0]), decoder)
+    chunks, rejects = pa.Table.from_batches(shard.chunks), shard.rejects.combine_chunks()
+    return batch.append_column("chunks", _encode_ipc(chunks)).append_column("rejects", _encode_ipc(rejects))
+
+
+def _encode_ipc(table: pa.Table) -> pa.Array:
+    """Return one cell with the table as Arrow IPC, record batch by record batch."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    content = sink.getvalue()
+    offsets = pa.py_buffer(np.array([0, content.size], dtype=np.int64))
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, content])
+
+
+def _find_usable(vectors: Features) -> npt.NDArray[np.bool_]:
+    return np.asarray(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1), dtype=np.bool_)
+
+
+def _iter_chunks(pairs: Artifact, num_pairs: int) -> Iterator[pa.Table]:
+    for start in range(0, num_pairs, CHUNK_ROWS):
+        yield pairs.read_rows(start, min(start + CHUNK_ROWS, num_pairs))
+
+
+def _read_dims(out: Artifact, plan: Plan, modalities: Mapping[str, ModalityConfig]) -> dict[str, int]:
+    schema = out.store.read_table(out.read_records(plan)[0].data.name).schema
+    return {name: schema.field(feature_column(name)).type.list_size for name in modalities}

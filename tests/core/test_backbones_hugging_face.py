@@ -1,0 +1,233 @@
+"""The `hf:` loading code, on tiny models with random weights that are saved to a local folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmcsal_core.backbones.backbone import Backbone, Batch
+from mmcsal_core.backbones.hugging_face import pool_hidden_states
+from mmcsal_core.backbones.loading import load_backbone
+from mmcsal_core.corpus.modality import Kind, ModalityConfig
+from mmcsal_core.errors import ConfigError
+
+transformers = pytest.importorskip("transformers")
+
+WORDS = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "a", "red", "apple", "green", "pear", "on", "the", "table"]
+TEXTS = ["a red apple", "pear", "the green pear on the table a red apple on the table the table the table"]
+TINY = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    root = tmp_path_factory.mktemp("models")
+    builders = {
+        "clip": build_clip,
+        "vit": build_vit,
+        "bert": build_bert,
+        "wav2vec2": build_wav2vec2,
+        "clap": build_clap,
+        "t5": build_t5,
+    }
+
+    def build(name: str) -> Path:
+        folder = root / name
+        if not folder.exists():
+            torch.manual_seed(0)
+            builders[name](folder)
+        return folder
+
+    return build
+
+
+def save_tokenizer(folder: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
+    ).save_pretrained(folder)
+
+
+def save_image_processor(folder: Path) -> None:
+    transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    ).save_pretrained(folder)
+
+
+def build_clip(folder: Path) -> None:
+    text = {**TINY, "vocab_size": len(WORDS), "max_position_embeddings": 8, "bos_token_id": 2, "eos_token_id": 3}
+    vision = {**TINY, "image_size": 32, "patch_size": 8}
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+    transformers.CLIPModel(config).save_pretrained(folder)
+    save_tokenizer(folder)
+    save_image_processor(folder)
+
+
+def build_vit(folder: Path) -> None:
+    config = transformers.ViTConfig(**TINY, image_size=32, patch_size=8)
+    transformers.ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
+    save_image_processor(folder)
+
+
+def build_bert(folder: Path) -> None:
+    config = transformers.BertConfig(**TINY, vocab_size=len(WORDS), max_position_embeddings=16, pad_token_id=1)
+    transformers.BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    save_tokenizer(folder)
+
+
+def build_wav2vec2(folder: Path) -> None:
+    config = transformers.Wav2Vec2Config(
+        **TINY, conv_dim=(8, 8), conv_stride=(10, 8), conv_kernel=(10, 8), num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    transformers.Wav2Vec2Model(config).save_pretrained(folder)
+    transformers.Wav2Vec2FeatureExtractor(sampling_rate=16_000).save_pretrained(folder)
+
+
+def build_clap(folder: Path) -> None:
+    text = {**TINY, "vocab_size": len(WORDS), "max_position_embeddings": 16, "pad_token_id": 1}
+    audio = {
+        "hidden_size": 64, "patch_embeds_hidden_size": 8, "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 2, 2],
+        "spec_size": 256, "window_size": 8, "num_mel_bins": 64, "enable_fusion": True, "enable_patch_layer_norm": True,
+        "enable_patch_fusion": True,
+    }  # fmt: skip
+    config = transformers.ClapConfig(text_config=text, audio_config=audio, projection_dim=8)
+    transformers.ClapModel(config).save_pretrained(folder)
+    transformers.ClapFeatureExtractor(max_length_s=1, truncation="fusion").save_pretrained(folder)
+
+
+def build_t5(folder: Path) -> None:
+    config = transformers.T5Config(vocab_size=len(WORDS), d_model=16, d_ff=16, d_kv=8, num_layers=1, num_heads=2)
+    transformers.T5Model(config).save_pretrained(folder)
+    save_tokenizer(folder)
+
+
+def load(folder: Path, kind: Kind, **options: Any) -> Backbone:
+    torch.set_num_threads(1)
+    modality = ModalityConfig(kind=kind, image_size=40, num_frames=2, window_s=2.0, sample_rate=16_000)
+    return load_backbone(f"hf:{folder}", modality, **options)
+
+
+def make_images(n: int = 3) -> np.ndarray:
+    images = np.random.default_rng(0).integers(0, 255, (n, 40, 40, 3), dtype=np.uint8)
+    images.setflags(write=False)
+    return images
+
+
+def make_clips() -> np.ndarray:
+    clips = np.random.default_rng(0).normal(0, 0.1, (3, 32_000)).astype(np.float32)
+    clips.setflags(write=False)
+    return clips
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "dim"),
+    [
+        ("clip", "image", 8),
+        ("clip", "text", 8),
+        ("vit", "image", 16),
+        ("bert", "text", 16),
+        ("wav2vec2", "audio", 16),
+        ("clap", "audio", 8),
+    ],
+)
+def test_backbone_contract(models: Callable[[str], Path], name: str, kind: Kind, dim: int) -> None:
+    backbone = load(models(name), kind)
+    batches: dict[str, Batch] = {"image": make_images(), "text": TEXTS, "audio": make_clips()}
+    batch = batches[kind]
+    vectors = backbone.embed(batch)
+    assert backbone.dim == dim
+    assert vectors.shape == (3, dim)
+    assert vectors.dtype == np.float32
+    assert np.isfinite(vectors).all()
+    assert np.array_equal(vectors, load(models(name), kind).embed(batch))
+    alone = np.concatenate([backbone.embed(batch[i : i + 1]) for i in range(3)])
+    assert np.allclose(alone, vectors, atol=1e-4), "padding and neighbours must not change a vector"
+    assert not np.allclose(vectors[0], vectors[1], atol=1e-4)
+
+
+def test_clip_image_features_are_those_of_the_projected_tower(models: Callable[[str], Path]) -> None:
+    folder, images = models("clip"), make_images()
+    model = transformers.CLIPModel.from_pretrained(folder).eval()
+    processor = transformers.CLIPImageProcessorPil.from_pretrained(folder)
+    pixels = processor([Image.fromarray(image) for image in images], return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        expected = model.visual_projection(model.vision_model(pixels).pooler_output).numpy()
+    assert np.allclose(load(folder, "image").embed(images), expected, atol=1e-5)
+
+
+def test_video_is_the_mean_of_its_frames(models: Callable[[str], Path]) -> None:
+    frames = make_images(4)
+    vectors = load(models("vit"), "video").embed(frames.reshape(2, 2, 40, 40, 3))
+    expected = load(models("vit"), "image").embed(frames).reshape(2, 2, -1).mean(axis=1)
+    assert np.allclose(vectors, expected, atol=1e-5)
+
+
+def test_clips_are_resampled_to_the_rate_of_the_model(models: Callable[[str], Path]) -> None:
+    seconds = np.arange(32_000) / 16_000
+    tone = np.sin(2 * np.pi * 100 * seconds, dtype=np.float64).astype(np.float32)
+    modality = ModalityConfig(kind="audio", sample_rate=8_000, window_s=2.0)
+    slow = load_backbone(f"hf:{models('wav2vec2')}", modality).embed(tone[None, ::2])
+    assert np.allclose(slow, load(models("wav2vec2"), "audio").embed(tone[None]), atol=0.02)
+
+
+def test_a_model_without_all_its_weights_is_refused(models: Callable[[str], Path], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for file in models("vit").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    lost = next(name for name in weights if "query" in name or "q_proj" in name)
+    del weights[lost]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match="must bring all its weights"):
+        load(tmp_path, "image")
+
+
+def test_a_broken_weights_file_is_refused(models: Callable[[str], Path], tmp_path: Path) -> None:
+    for file in models("vit").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ConfigError, match="must load with transformers"):
+        load(tmp_path, "image")
+
+
+def test_a_model_of_another_kind_is_refused(models: Callable[[str], Path]) -> None:
+    with pytest.raises(ConfigError, match="must load with transformers"):
+        load(models("bert"), "image")
+
+
+def test_an_encoder_decoder_is_refused(models: Callable[[str], Path]) -> None:
+    with pytest.raises(ConfigError, match="must be an encoder"):
+        load(models("t5"), "text")
+
+
+def test_remote_code_runs_only_where_it_is_trusted(
+    models: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in models("bert").glob("tokenizer*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    (folder / "config.json").write_text('{"model_type": "odd", "auto_map": {"AutoConfig": "odd.OddConfig"}}')
+    (folder / "odd.py").write_text("raise ValueError('remote code ran')\n")
+    with pytest.raises(ConfigError, match="trust_remote_code"):
+        load(folder, "text")
+    with pytest.raises(ConfigError, match="remote code ran"):
+        load(folder, "text", trust_remote_code=True)
+
+
+def test_pooling_leaves_padding_out() -> None:
+    hidden = torch.tensor([[[1.0], [3.0], [100.0]]])
+    assert pool_hidden_states(hidden, torch.tensor([[1, 1, 0]])).item() == 2.0
+    assert pool_hidden_states(torch.ones(2, 5, 3, 3)).shape == (2, 5)

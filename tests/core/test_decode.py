@@ -1,0 +1,213 @@
+"""Decoding turns good content into one shape a modality, and names the reason where it cannot."""
+
+import io
+import wave
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmcsal_core.corpus.decode import decode_content, decode_text, decode_vector, decoded_shape
+from mmcsal_core.corpus.decode_audio import decode_audio
+from mmcsal_core.corpus.decode_image import decode_image
+from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
+from mmcsal_core.corpus.reject import RejectPair
+
+SIZE = 32
+PIXELS = 1_000_000
+
+
+def encode_image(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    sink = io.BytesIO()
+    image.save(sink, form, **options)
+    return sink.getvalue()
+
+
+def encode_wav(samples: np.ndarray, rate: int) -> bytes:
+    sink = io.BytesIO()
+    with wave.open(sink, "wb") as sound:
+        sound.setnchannels(samples.shape[1])
+        sound.setsampwidth(2)
+        sound.setframerate(rate)
+        sound.writeframes((samples * 32_767).astype("<i2").tobytes())
+    return sink.getvalue()
+
+
+def encode_video(num_frames: int) -> bytes:
+    av = pytest.importorskip("av")
+    sink = io.BytesIO()
+    with av.open(sink, "w", format="matroska") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        for i in range(num_frames):
+            picture = np.full((32, 48, 3), 255 * i // max(1, num_frames - 1), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return sink.getvalue()
+
+
+def reason_of(content: Any, modality: ModalityConfig) -> str:
+    with pytest.raises(RejectPair) as caught:
+        decode_content(content, modality)
+    assert caught.value.message.count(";") >= 1, "a message says what to do after a semicolon"
+    assert " at 0x" not in caught.value.message, "equal runs give equal messages, so no memory address is in one"
+    return caught.value.reason
+
+
+IMAGE = resolve_modality("image", ModalityConfig(image_size=SIZE, max_pixels=PIXELS))
+TEXT = resolve_modality("text", ModalityConfig(max_chars=5))
+AUDIO = resolve_modality("audio", ModalityConfig(sample_rate=8_000, window_s=0.5))
+VIDEO = resolve_modality("video", ModalityConfig(image_size=SIZE, num_frames=4))
+VECTOR = resolve_modality("vector", ModalityConfig(column="v"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "form", "color", "expected"),
+    [
+        ("RGB", "PNG", (10, 20, 30), (10, 20, 30)),
+        ("L", "PNG", 77, (77, 77, 77)),
+        ("1", "PNG", 1, (255, 255, 255)),
+        ("RGBA", "PNG", (255, 0, 0, 0), (255, 255, 255)),
+        ("LA", "PNG", (0, 0), (255, 255, 255)),
+        ("I;16", "PNG", 257 * 200, (200, 200, 200)),
+        ("CMYK", "TIFF", (0, 0, 0, 255), (0, 0, 0)),
+    ],
+)
+def test_every_mode_becomes_rgb_on_white(mode: str, form: str, color: Any, expected: tuple[int, ...]) -> None:
+    decoded = decode_image(encode_image(Image.new(mode, (40, 20), color), form), SIZE, PIXELS)
+    assert decoded.shape == (SIZE, SIZE, 3)
+    assert decoded.dtype == np.uint8
+    assert tuple(decoded[5, 5]) == expected
+
+
+def test_a_palette_image_with_transparency_is_composited_on_white() -> None:
+    image = Image.new("P", (8, 8), 0)
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    assert tuple(decode_image(encode_image(image, transparency=0), SIZE, PIXELS)[0, 0]) == (255, 255, 255)
+
+
+def test_the_first_frame_of_an_animation_is_taken() -> None:
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    content = encode_image(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert tuple(decode_image(content, SIZE, PIXELS)[0, 0]) == (255, 0, 0)
+
+
+def test_exif_rotation_is_applied() -> None:
+    image = Image.new("RGB", (SIZE, SIZE), "black")
+    image.paste("white", (0, 0, SIZE, SIZE // 2))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn right by a quarter
+    decoded = decode_image(encode_image(image, "JPEG", exif=exif, quality=95), SIZE, PIXELS)
+    assert decoded[:, -4:].mean() > 240
+    assert decoded[:, :4].mean() < 15
+
+
+def test_a_large_jpeg_is_decoded_as_a_full_decode_would() -> None:
+    ramp = np.linspace(0, 255, 640).astype(np.uint8)
+    image = Image.fromarray(np.stack([np.tile(ramp, (480, 1))] * 3, axis=-1))
+    content = encode_image(image, "JPEG", quality=95)
+    full = np.asarray(Image.open(io.BytesIO(content)).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+    assert np.abs(decode_image(content, SIZE, PIXELS).astype(int) - full).max() <= 4
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.6])
+def test_a_truncated_image_is_unreadable_never_a_crash(form: str, share: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    content = encode_image(Image.fromarray(noise), form)
+    assert reason_of(content[: int(share * len(content))], IMAGE) == "unreadable_image"
+
+
+def test_mutilated_images_are_decoded_or_rejected() -> None:
+    rng = np.random.default_rng(1)
+    good = np.frombuffer(encode_image(Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8))), np.uint8)
+    for _ in range(300):
+        broken = good.copy()
+        broken[rng.integers(0, len(broken), 3)] = rng.integers(0, 255, 3)
+        try:
+            assert decode_image(broken.tobytes(), SIZE, PIXELS).shape == (SIZE, SIZE, 3)
+        except RejectPair as reject:
+            assert reject.reason in ("unreadable_image", "too_many_pixels")  # noqa: PT017
+
+
+def test_too_many_pixels_are_refused_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encode_image(Image.new("1", (1_001, 1_000)))
+    assert reason_of(content, IMAGE) == "too_many_pixels"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000)  # Pillow's own limit raises
+    assert reason_of(content, IMAGE) == "too_many_pixels"
+
+
+def test_a_path_is_not_taken_for_content() -> None:
+    assert reason_of("picture.png", IMAGE) == "unreadable_image"
+
+
+def test_text_is_stripped_and_cut() -> None:
+    assert decode_text("  a\x00b c d e ", 5) == "ab c "
+    assert decode_text("\ufeffgrün".encode(), 10) == "grün"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("", "empty_text"), (" \n\t\x00", "empty_text"), (b"\xff\xfea", "not_utf8"), ([1.0], "not_text")],
+)
+def test_text_that_cannot_be_used_is_named(content: Any, reason: str) -> None:
+    assert reason_of(content, TEXT) == reason
+
+
+def test_audio_is_mono_resampled_and_padded() -> None:
+    time_s = np.arange(4_000) / 16_000
+    tone = np.stack([np.sin(2 * np.pi * 440 * time_s), np.zeros_like(time_s)], axis=1)
+    decoded = decode_audio(encode_wav(tone, 16_000), 8_000, 0.5)
+    assert decoded.shape == decoded_shape(AUDIO) == (4_000,)
+    assert decoded.dtype == np.float32
+    expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(2_000) / 8_000)
+    assert np.abs(decoded[100:1_900] - expected[100:1_900]).max() < 0.01
+    assert not decoded[2_000:].any()
+
+
+def test_audio_is_cut_at_the_window() -> None:
+    ramp = np.linspace(0, 1, 16_000)[:, None]
+    assert np.allclose(decode_audio(encode_wav(ramp, 8_000), 8_000, 0.5), ramp[:4_000, 0], atol=1e-4)
+
+
+def test_audio_that_cannot_be_used_is_named() -> None:
+    assert reason_of(b"no sound", AUDIO) == "unreadable_audio"
+    assert reason_of(b"", AUDIO) == "unreadable_audio"
+    assert reason_of(encode_wav(np.zeros((0, 1)), 8_000), AUDIO) == "empty_audio"
+
+
+def test_video_frames_are_evenly_spaced() -> None:
+    decoded = decode_content(encode_video(20), VIDEO)
+    assert isinstance(decoded, np.ndarray)
+    assert decoded.shape == decoded_shape(VIDEO) == (4, SIZE, SIZE, 3)
+    expected = [255 * i / 19 for i in (2, 7, 12, 17)]
+    assert np.allclose(decoded.mean(axis=(1, 2, 3)), expected, atol=6)
+
+
+def test_a_short_video_repeats_frames() -> None:
+    decoded = decode_content(encode_video(2), VIDEO)
+    assert isinstance(decoded, np.ndarray)
+    means = decoded.mean(axis=(1, 2, 3))
+    assert np.allclose(means, [0, 0, 255, 255], atol=6)
+
+
+def test_video_that_cannot_be_used_is_named() -> None:
+    content = encode_video(4)
+    assert reason_of(content[: len(content) // 4], VIDEO) in ("unreadable_video", "no_video_frames")
+    assert reason_of(b"no video", VIDEO) == "unreadable_video"
+    assert reason_of(encode_wav(np.zeros((800, 1)), 8_000), VIDEO) == "no_video_frames"
+    assert reason_of(content, VIDEO.model_copy(update={"max_pixels": 100})) == "too_many_pixels"
+
+
+@pytest.mark.parametrize(
+    "content", [[], [1.0, None], ["a"], [[1.0], [2.0]], [0.0, 0.0], [float("nan")], [1e300], "1,2", b"12", 3.0]
+)
+def test_a_bad_vector_is_refused(content: Any) -> None:
+    assert reason_of(content, VECTOR) == "bad_vector"
+
+
+def test_a_vector_of_another_length_names_both_lengths() -> None:
+    assert decode_vector([1, 2], 2).dtype == np.float32
+    with pytest.raises(RejectPair, match=r"2, got 3"):
+        decode_vector([1.0, 2.0, 3.0], 2)
