@@ -1,1 +1,5 @@
 """The regularised two-tower encoder: towers, losses, prototypes, checkpoint."""
+
+from mmcsal_core.encoder.config import EncoderConfig
+
+__all__ = ["EncoderConfig"]

@@ -1,0 +1,109 @@
+"""The towers: standardisation, a projection head and L2 normalisation, one tower a modality.
+
+The backbones are frozen and lie outside; their vectors come in as features. Standardisation is part of the tower, so
+that a stored encoder needs nothing but features as the backbone gave them.
+"""
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmcsal_core.encoder.config import EncoderConfig
+
+Features = npt.NDArray[np.float32]
+
+BLOCK_ROWS = 4096
+MIN_RELATIVE_STD = 1e-6
+"""A column whose spread is below this share of its largest magnitude counts as constant."""
+
+
+def measure_standardisation(features: Features, rows: npt.NDArray[np.int64]) -> tuple[Features, Features]:
+    """Return the mean and the standard deviation of each column over `rows`, (d,) each; a constant one gets 1.
+
+    Args:
+        features: (n, d).
+        rows: the rows that count, at least one.
+    """
+    blocks = [rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)]
+    mean = sum(features[block].sum(axis=0, dtype=np.float64) for block in blocks) / len(rows)
+    variance = sum(np.square(features[block] - mean).sum(axis=0) for block in blocks) / len(rows)
+    largest = np.max([np.abs(features[block]).max(axis=0) for block in blocks], axis=0)
+    std = np.sqrt(variance)
+    std[std <= MIN_RELATIVE_STD * largest] = 1.0
+    return mean.astype(np.float32), np.maximum(std, np.finfo(np.float32).tiny).astype(np.float32)
+
+
+class Tower(nn.Module):
+    """Maps one modality's features (n, in_dim) to unit vectors (n, dim)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, in_dim: int, config: EncoderConfig) -> None:
+        super().__init__()
+        self.dim = config.dim
+        self.register_buffer("mean", torch.zeros(in_dim))
+        self.register_buffer("std", torch.ones(in_dim))
+        widths = [in_dim, *[config.hidden_width] * (config.num_layers - 1), config.dim]
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw the weights from `generator`; biases start at 0."""
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight, generator=generator)
+                nn.init.zeros_(layer.bias)
+
+    def standardise(self, features: Tensor) -> Tensor:
+        """Bring features (n, in_dim) to mean 0 and deviation 1 over the training rows."""
+        return (features - self.mean) / self.std
+
+    def project(self, standardised: Tensor) -> Tensor:
+        """Map standardised features (n, in_dim) to unit vectors (n, dim)."""
+        hidden = standardised
+        for layer in self.layers[:-1]:
+            hidden = F.gelu(layer(hidden))
+        return F.normalize(self.layers[-1](hidden), dim=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features (n, in_dim) as the backbone gave them to unit vectors (n, dim)."""
+        return self.project(self.standardise(features))
+
+
+Towers = dict[str, Tower]
+"""One tower a modality, in the order of the configuration."""
+
+
+def build_towers(dims: Mapping[str, int], config: EncoderConfig) -> Towers:
+    """Build one tower a modality, in the order of `dims`, with weights yet to be drawn or loaded."""
+    return {name: Tower(dim, config) for name, dim in dims.items()}
+
+
+def initialise_towers(towers: Towers, features: Mapping[str, Features], rows: npt.NDArray[np.int64], seed: int) -> None:
+    """Draw all weights from `seed`, and measure the standardisation on `rows` of the features, (n, in_dim) each."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tower in towers.items():
+        tower.initialise(generator)
+        mean, std = measure_standardisation(features[name], rows)
+        tower.mean.copy_(torch.from_numpy(mean))
+        tower.std.copy_(torch.from_numpy(std))
+
+
+def pack_towers(towers: Towers) -> dict[str, Tensor]:
+    """Name every tensor of the towers `<modality>.<tensor>`, on the CPU."""
+    return {
+        f"{name}.{key}": value.detach().cpu().contiguous()
+        for name, tower in towers.items()
+        for key, value in tower.state_dict().items()
+    }
+
+
+def unpack_towers(towers: Towers, tensors: Mapping[str, Tensor]) -> None:
+    """Set every tensor of the towers from what `pack_towers` returned."""
+    for name, tower in towers.items():
+        tower.load_state_dict({key: tensors[f"{name}.{key}"] for key in tower.state_dict()})

@@ -1,0 +1,99 @@
+"""What a fit trains on: checked features, the held-back pairs, the batches of an epoch, and the seeds of it all."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from mmcsal_core.encoder.config import EncoderConfig
+from mmcsal_core.encoder.prototypes import choose_num_prototypes
+from mmcsal_core.errors import ConfigError, DataError
+
+MIN_PAIRS = 4
+MIN_HELD_BACK = 8
+"""Fewer pairs would say nothing; then none is held back."""
+MAX_HELD_BACK = 2000
+
+SPLIT, ORDER, AUGMENT, CLUSTER = range(4)
+"""The separate streams of randomness that a fit draws from."""
+
+Vectors = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+
+
+def check_features(features: Mapping[str, Vectors]) -> None:
+    """Refuse features that no encoder can be trained on, (n, in_dim) a modality.
+
+    Raises:
+        ConfigError: fewer than 2 modalities.
+        DataError: fewer than 4 pairs, unequal numbers of rows, or values that are not finite.
+    """
+    check_counts(len(features), min((len(vectors) for vectors in features.values()), default=0))
+    shapes = {name: vectors.shape for name, vectors in features.items()}
+    if any(len(shape) != 2 for shape in shapes.values()) or len({shape[0] for shape in shapes.values()}) > 1:
+        raise DataError(f"every modality needs one feature vector a pair, got shapes {shapes}; embed the pairs again")
+    for name, vectors in features.items():
+        wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        if wrong.size:
+            raise DataError(
+                f"every feature must be finite, but {name} has {wrong.size} rows that are not, the first is row "
+                f"{wrong[0]}; remove these pairs from the source"
+            )
+
+
+def check_counts(num_modalities: int, num_pairs: int) -> None:
+    """Refuse a corpus that is too small to train on.
+
+    Raises:
+        ConfigError: fewer than 2 modalities.
+        DataError: fewer than 4 pairs.
+    """
+    if num_modalities < 2:
+        raise ConfigError(f"an encoder needs at least 2 modalities, got {num_modalities}; configure another one")
+    if num_pairs < MIN_PAIRS:
+        raise DataError(f"an encoder needs at least {MIN_PAIRS} pairs, got {num_pairs}; add pairs to the source")
+
+
+def check_sizes(num_pairs: int, config: EncoderConfig, num_workers: int) -> None:
+    """Refuse sizes that do not fit a corpus of `num_pairs`.
+
+    Raises:
+        ConfigError: more prototypes than one per 20 training pairs, or more workers than pairs in a batch.
+    """
+    num_rows = num_pairs - count_held_back(num_pairs, config.held_back_fraction)
+    choose_num_prototypes(num_rows, config.num_prototypes)
+    smallest = num_rows // count_batches(num_rows, config.batch_size)
+    if smallest < num_workers:
+        raise ConfigError(
+            f"every worker needs a pair in every batch, got {num_workers} workers for batches of {smallest} pairs; "
+            "lower train_workers or raise batch_size"
+        )
+
+
+def count_held_back(num_pairs: int, held_back_fraction: float) -> int:
+    """Return the number of pairs kept from training: 0, or 8 to 2000."""
+    num_held = min(round(held_back_fraction * num_pairs), MAX_HELD_BACK, num_pairs - MIN_PAIRS)
+    return num_held if num_held >= MIN_HELD_BACK else 0
+
+
+def split_rows(num_pairs: int, held_back_fraction: float, seed: int) -> tuple[Rows, Rows]:
+    """Return the rows to train on and the rows held back, each ascending."""
+    num_held = count_held_back(num_pairs, held_back_fraction)
+    order = np.random.default_rng([seed, SPLIT]).permutation(num_pairs)
+    return np.sort(order[num_held:]), np.sort(order[:num_held])
+
+
+def list_batches(num_rows: int, batch_size: int, seed: int, epoch: int) -> list[Rows]:
+    """Shuffle 0 .. num_rows - 1 into batches of about `batch_size`, equal up to one; every row is in exactly one."""
+    order = np.random.default_rng([seed, epoch, ORDER]).permutation(num_rows)
+    return np.array_split(order, count_batches(num_rows, batch_size))
+
+
+def count_batches(num_rows: int, batch_size: int) -> int:
+    """Return the number of batches of an epoch, at least one."""
+    return max(1, round(num_rows / batch_size))
+
+
+def draw_seed(*words: int) -> int:
+    """Mix several non-negative numbers into one seed below 2^63."""
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,122 @@
+"""The losses against plain loops, and what they must do at their extremes."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mmcsal_core.encoder.config import EncoderConfig
+from mmcsal_core.encoder.losses import alignment_loss, info_nce, proto_nce, uniformity_loss
+from mmcsal_core.encoder.objective import Batch, list_targets, list_weights, measure_losses
+from mmcsal_core.encoder.prototypes import Prototypes
+
+
+def make_units(num_rows: int, seed: int, dim: int = 6) -> Tensor:
+    vectors = torch.randn(num_rows, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.nn.functional.normalize(vectors, dim=1)
+
+
+def plain_info_nce(a: Tensor, b: Tensor, temperature: float) -> float:
+    total = 0.0
+    for i in range(len(a)):
+        to_b = [math.exp(float(a[i] @ b[j]) / temperature) for j in range(len(a))]
+        to_a = [math.exp(float(b[i] @ a[j]) / temperature) for j in range(len(a))]
+        total -= (math.log(to_b[i] / sum(to_b)) + math.log(to_a[i] / sum(to_a))) / 2
+    return total / len(a)
+
+
+def plain_proto_nce(z: Tensor, prototypes: Tensor, phi: Tensor, assigned: Tensor) -> float:
+    total = 0.0
+    for i in range(len(z)):
+        terms = [math.exp(float(z[i] @ prototypes[j]) / float(phi[j])) for j in range(len(prototypes))]
+        total -= math.log(terms[int(assigned[i])] / sum(terms))
+    return total / len(z)
+
+
+def test_info_nce_equals_the_plain_loop() -> None:
+    a, b = make_units(9, 0), make_units(9, 1)
+    assert float(info_nce(a, b, 0.07)) == pytest.approx(plain_info_nce(a, b, 0.07), rel=1e-9)
+
+
+def test_info_nce_is_symmetric_and_lowest_where_pairs_agree() -> None:
+    a, b = make_units(9, 0), make_units(9, 1)
+    assert float(info_nce(a, b, 0.1)) == pytest.approx(float(info_nce(b, a, 0.1)))
+    assert float(info_nce(a, a, 0.1)) < float(info_nce(a, b, 0.1))
+
+
+def test_info_nce_of_one_pair_is_zero() -> None:
+    assert float(info_nce(make_units(1, 0), make_units(1, 1), 0.07)) == 0.0
+
+
+def test_shares_of_the_anchors_add_up_to_the_whole() -> None:
+    a, b = make_units(9, 0), make_units(9, 1)
+    shares = [float(info_nce(a, b, 0.07, part)) for part in (slice(0, 2), slice(2, 9))]
+    assert sum(shares) == pytest.approx(float(info_nce(a, b, 0.07)), rel=1e-12)
+
+
+def test_proto_nce_equals_the_plain_loop() -> None:
+    z, prototypes = make_units(9, 0), make_units(4, 1)
+    phi, assigned = torch.tensor([0.05, 0.07, 0.2, 0.1]), torch.tensor([0, 1, 2, 3, 0, 1, 2, 3, 0])
+    expected = plain_proto_nce(z, prototypes, phi, assigned)
+    assert float(proto_nce(z, prototypes, phi.double(), assigned)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_proto_nce_of_a_single_prototype_is_zero() -> None:
+    z = make_units(5, 0)
+    assert float(proto_nce(z, z[:1], torch.tensor([0.07]).double(), torch.zeros(5, dtype=torch.int64))) == 0.0
+
+
+def test_alignment_and_uniformity_equal_their_definitions() -> None:
+    a, b = make_units(7, 0), make_units(7, 1)
+    assert float(alignment_loss(a, b)) == pytest.approx(np.mean([float((a[i] - b[i]).norm()) ** 2 for i in range(7)]))
+    potentials = [math.exp(-2 * float((a[i] - a[j]).norm()) ** 2) for i in range(7) for j in range(7) if i != j]
+    assert float(uniformity_loss(a)) == pytest.approx(math.log(np.mean(potentials)))
+    assert float(uniformity_loss(a[:1])) == 0.0
+
+
+@pytest.mark.parametrize("target", ["own", "cross", "both"])
+@pytest.mark.parametrize("num_modalities", [2, 3])
+def test_target_weights_add_up_to_one(target: str, num_modalities: int) -> None:
+    config = EncoderConfig.model_validate({"prototype_target": target})
+    targets = list_targets(num_modalities, config.prototype_target)
+    assert sum(weight for _, _, weight in targets) == pytest.approx(1.0)
+    assert {m for m, _, _ in targets} == set(range(num_modalities))
+    assert (target == "own") == all(m == other for m, other, _ in targets)
+    assert (target == "cross") == all(m != other for m, other, _ in targets)
+
+
+def test_losses_of_three_modalities_are_means_over_their_pairs() -> None:
+    z = [make_units(8, seed) for seed in range(3)]
+    config = EncoderConfig(lambda_align=0.5, lambda_uniform=0.1)
+    batch = Batch(np.arange(8), slice(0, 8), z, z)
+    losses = measure_losses(batch, torch.tensor(0.07), {}, config)
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    assert set(losses) == {"info_nce", "alignment", "uniformity"}
+    assert float(losses["info_nce"]) == pytest.approx(np.mean([plain_info_nce(z[a], z[b], 0.07) for a, b in pairs]))
+    assert float(losses["alignment"]) == pytest.approx(np.mean([float(alignment_loss(z[a], z[b])) for a, b in pairs]))
+
+
+@pytest.mark.parametrize("target", ["own", "cross"])
+def test_proto_nce_looks_at_its_own_or_its_partners_prototypes(target: str) -> None:
+    config = EncoderConfig.model_validate({"prototype_target": target})
+    z = [make_units(6, 0).float(), make_units(6, 1).float()]
+    assigned = [np.array([0, 1, 0, 1, 0, 1]), np.array([2, 1, 0, 0, 1, 2])]
+    centroids = [make_units(k, 5 + k).float() for k in (2, 3)]
+    levels = {
+        name: [Prototypes(centroids[m].numpy(), np.full(2 + m, 0.07, np.float32), assigned[m])]
+        for m, name in enumerate(("image", "text"))
+    }
+    losses = measure_losses(Batch(np.arange(6), slice(0, 6), z, z), torch.tensor(0.07), levels, config)
+    expected = []
+    for m in range(2):
+        other = m if target == "own" else 1 - m
+        phi = torch.full((2 + other,), 0.07)
+        expected.append(plain_proto_nce(z[m], centroids[other], phi, torch.from_numpy(assigned[other])))
+    assert float(losses["proto_nce"]) == pytest.approx(np.mean(expected), rel=1e-4)
+
+
+def test_only_losses_with_a_weight_are_in_use() -> None:
+    assert list_weights(EncoderConfig(lambda_proto=0)) == {"info_nce": 1.0}
+    assert list(list_weights(EncoderConfig(lambda_align=1.0))) == ["info_nce", "proto_nce", "alignment"]

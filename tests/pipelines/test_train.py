@@ -1,0 +1,142 @@
+"""The train stage: equal to the in-process fit, resumed or not, on one worker; close to it on two."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+import ray.train
+import torch
+
+from mmcsal_core.artifacts import Artifact, plan_ranges
+from mmcsal_core.encoder.checkpoint import CARD_FILE, WEIGHTS_FILE, load_encoder, save_encoder
+from mmcsal_core.encoder.config import EncoderConfig
+from mmcsal_core.encoder.fitting import EncoderFit, fit_encoder
+from mmcsal_core.errors import ConfigError, DataError
+from mmcsal_core.schema import PAIR_ID, feature_schema
+from mmcsal_core.storage import Store
+from pipelines import train
+from pipelines.stage_run import Resources, StageProgress, StageRun
+
+CONFIG = EncoderConfig(dim=16, hidden_width=32, epochs=4, batch_size=64, warmup_fraction=0.25)
+NAMES = ("image", "text")
+
+Vectors = npt.NDArray[np.float32]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Compute in this process with as many threads as a worker does."""
+    before = torch.get_num_threads(), faiss.omp_get_max_threads()
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+    yield
+    torch.set_num_threads(before[0])
+    faiss.omp_set_num_threads(before[1])
+
+
+def publish_features(root: Path, num_pairs: int = 300) -> Artifact:
+    """Publish features of a planted structure in shards of one chunk, the ids not in the order of the rows."""
+    rng = np.random.default_rng(0)
+    shared = 1.5 * rng.normal(size=(10, 5))[rng.integers(10, size=num_pairs)] + rng.normal(size=(num_pairs, 5))
+    views = [np.tanh(shared @ rng.normal(size=(5, dim))).astype(np.float32) for dim in (24, 20)]
+    ids = pa.array([f"p{number:04d}" for number in rng.permutation(num_pairs)])
+    columns = [pa.array(range(num_pairs)), ids]
+    columns += [pa.FixedSizeListArray.from_arrays(pa.array(view.ravel()), view.shape[1]) for view in views]
+    table = pa.table(columns, schema=feature_schema({"image": 24, "text": 20}))
+    artifact = Artifact(Store(str(root)), "features", "features")
+    plan = artifact.begin("f", lambda: plan_ranges(num_pairs, 256))
+    for shard in plan.shards:
+        artifact.commit_shard(plan, shard, table.slice(shard.start, shard.stop - shard.start))
+    artifact.finish(plan)
+    return artifact
+
+
+def make_run(root: Path, num_workers: int = 1, seen: list[StageProgress] | None = None) -> StageRun:
+    out = Artifact(Store(str(root)), "encoder", train.STAGE)
+    report = (lambda _: None) if seen is None else seen.append
+    return StageRun(out, "fit", Resources(train_workers=num_workers), on_progress=report)
+
+
+def test_features_are_read_in_the_order_of_the_ids(tmp_path: Path) -> None:
+    features = publish_features(tmp_path)
+    read = train.read_features(features, NAMES)
+    table = features.read_table().sort_by(PAIR_ID)
+    assert np.array_equal(read["text"], np.array(table["text_feature"].to_pylist(), dtype=np.float32))
+    assert read["image"].shape == (300, 24)
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
+    fit = EncoderFit(train.read_features(publish_features(tmp_path), NAMES), CONFIG, seed=1)
+    store = Store(str(tmp_path / "encoder"))
+    assert train.count_epochs(store) == 0
+    for _ in range(3):
+        fit.run_epoch()
+        train.publish_checkpoint(fit, store)
+    assert store.child("checkpoints").list_files() == ["epoch-0002.safetensors", "epoch-0003.safetensors"]
+    assert train.count_epochs(store) == 3
+
+
+def test_a_stage_resumed_from_a_checkpoint_publishes_the_bytes_of_the_in_process_fit(
+    tmp_path: Path, ray_session: None
+) -> None:
+    features, seen = publish_features(tmp_path), list[StageProgress]()
+    run = make_run(tmp_path, seen=seen)
+    interrupted = EncoderFit(train.read_features(features, NAMES), CONFIG, seed=1)
+    run.out.begin(run.fingerprint, list)
+    for _ in range(2):
+        interrupted.run_epoch()
+        train.publish_checkpoint(interrupted, run.out.store)
+    manifest = train.train_encoder(features=features, modalities=NAMES, seed=1, config=CONFIG, run=run)
+    whole = save_encoder(fit_encoder(train.read_features(features, NAMES), config=CONFIG, seed=1))
+    assert {name: run.out.store.read_bytes(name) for name in whole} == whole
+    files = [name for name in run.out.store.list_files() if not name.startswith("_")]
+    assert files == sorted([WEIGHTS_FILE, CARD_FILE, "metrics.json"]) == sorted(r.name for r in manifest.files)
+    assert manifest.pairs_in == manifest.pairs_out == 300
+    assert manifest.properties["dim"] == 16
+    assert manifest.properties["modalities"] == ["image", "text"]
+    assert manifest.properties["encoder_sha256"] == manifest.files[0].sha256
+    metrics = json.loads(run.out.store.read_bytes("metrics.json"))
+    assert [set(epoch) for epoch in metrics["losses"]] == [{"info_nce", "proto_nce"}] * 4
+    assert metrics["before"]["num_pairs"] == metrics["after"]["num_pairs"] == 30
+    assert metrics["before"]["modality_gap"]["image->text"] > metrics["after"]["modality_gap"]["image->text"]
+    assert [(progress.unit, progress.total) for progress in seen] == [("epochs", 4)] * len(seen)
+    assert [progress.done for progress in seen] == sorted(progress.done for progress in seen)
+    assert seen[-1].done == 4
+
+
+def test_two_workers_end_close_to_one(tmp_path: Path, ray_session: None) -> None:
+    features, run = publish_features(tmp_path), make_run(tmp_path, num_workers=2)
+    config = CONFIG.model_copy(update={"lambda_align": 0.1, "lambda_uniform": 0.1, "learn_temperature": True})
+    train.train_encoder(features=features, modalities=NAMES, seed=1, config=config, run=run)
+    files = {name: run.out.store.read_bytes(name) for name in (WEIGHTS_FILE, CARD_FILE)}
+    vectors = train.read_features(features, NAMES)
+    alone = fit_encoder(vectors, config=config, seed=1).embed(vectors)
+    together = load_encoder(files).embed(vectors)
+    for name in NAMES:
+        assert np.einsum("nd,nd->n", alone[name], together[name]).min() > 0.999
+
+
+def test_unusable_input_is_refused_before_any_worker_starts(tmp_path: Path) -> None:
+    features = publish_features(tmp_path, num_pairs=3)
+    with pytest.raises(DataError, match="at least 4 pairs, got 3"):
+        train.train_encoder(features=features, modalities=NAMES, seed=0, config=CONFIG, run=make_run(tmp_path))
+    with pytest.raises(ConfigError, match="at least 2 modalities, got 1"):
+        train.train_encoder(features=features, modalities=["text"], seed=0, config=CONFIG, run=make_run(tmp_path))
+    many = EncoderConfig(num_prototypes=90)
+    with pytest.raises(ConfigError, match="num_prototypes must be at most"):
+        train.train_encoder(
+            features=publish_features(tmp_path / "more"), modalities=NAMES, seed=0, config=many, run=make_run(tmp_path)
+        )
+    assert not (tmp_path / "encoder").exists()
+
+
+def test_an_error_that_a_worker_raised_on_purpose_is_the_cause() -> None:
+    meant = DataError("every feature must be finite")
+    assert train.find_cause(ray.train.WorkerGroupError("failed", {0: meant})) is meant
+    crash = ray.train.WorkerGroupError("failed", {0: OSError("no route to host")})
+    assert train.find_cause(crash) is crash
