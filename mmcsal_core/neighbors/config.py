@@ -1,0 +1,33 @@
+"""What can be configured about neighbours: how they are searched, and how near neighbours count."""
+
+from pydantic import Field
+
+from mmcsal_core.settings import Settings
+
+
+class NeighborConfig(Settings):
+    """How the nearest neighbours of a pair are found."""
+
+    num_neighbors: int = Field(64, ge=1, description="neighbours kept for each pair and relation, itself left out")
+    index_key: str = Field(
+        "auto",
+        min_length=1,
+        description="auto (exact up to 200 000 pairs, inverted lists above) or a FAISS factory string, e.g. HNSW32",
+    )
+    nprobe: int = Field(32, ge=1, description="inverted lists visited for each query, where the index has lists")
+    seed: int = Field(0, ge=0, description="seed of the index's own k-means, where it has one")
+
+
+class KernelConfig(Settings):
+    """How the relations between two pairs make one similarity.
+
+    The relations are uni-modal and cross-modal in the shared space, and uni-modal in the backbones' own spaces.
+    """
+
+    bandwidth_neighbor: int = Field(
+        60, ge=1, description="a relation's bandwidth is the median squared distance to the neighbour of this rank"
+    )
+    unimodal_weight: float = Field(1.0, gt=0, description="weight of each uni-modal relation in the shared space")
+    crossmodal_weight: float = Field(1.0, ge=0, description="weight of each cross-modal relation in the shared space")
+    backbone_weight: float = Field(1.0, ge=0, description="weight of each relation in a backbone's own space")
+    backbone_dims: int = Field(128, ge=1, description="principal components kept of a backbone's space")

@@ -1,0 +1,94 @@
+"""The relations in which two pairs are compared, each as two matrices of unit vectors: d^2(i, j) = 2 - 2 q_i . p_j.
+
+Uni-modal: q = p = z^m. Cross-modal, averaged over both directions: q = (z^a, z^b) / sqrt 2, p = (z^b, z^a) / sqrt 2, so
+that d^2(i, j) is the mean of |z_i^a - z_j^b|^2 and |z_i^b - z_j^a|^2. There d(i, i) > 0 in general.
+"""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmcsal_core.neighbors.backbone_space import reduce_features
+from mmcsal_core.neighbors.config import KernelConfig
+from mmcsal_core.neighbors.vectors import Floats, Rows, Vectors, iter_blocks
+
+BANDWIDTH_ROWS = 2048
+"""Rows from which a relation's bandwidth is estimated, at most."""
+
+_MIN_SQUARED_DISTANCE = 1e-6
+"""Squared distances below this are rounding of 2 - 2 cos in float32: the rows coincide."""
+
+
+@dataclass(frozen=True, eq=False)
+class Relation:
+    """One way of comparing pair i with pair j.
+
+    Args:
+        name: e.g. `image`, `image~text`, `image backbone`.
+        queries: (N, dim) float32 of unit length, what stands for pair i.
+        pool: (N, dim) float32 of unit length, what stands for pair j.
+        weight: w_r in the pair kernel.
+    """
+
+    name: str
+    queries: Vectors
+    pool: Vectors
+    weight: float
+
+
+def list_shared_relations(embeddings: Mapping[str, Vectors], config: KernelConfig) -> list[Relation]:
+    """Return the uni-modal and cross-modal relations of the shared space; those of weight 0 are left out."""
+    relations = [Relation(name, z, z, config.unimodal_weight) for name, z in embeddings.items()]
+    if config.crossmodal_weight > 0:
+        relations += [_cross(a, b, embeddings, config) for a, b in itertools.combinations(embeddings, 2)]
+    return relations
+
+
+def _cross(a: str, b: str, embeddings: Mapping[str, Vectors], config: KernelConfig) -> Relation:
+    half = np.float32(np.sqrt(0.5))
+    queries = np.hstack([embeddings[a], embeddings[b]]) * half
+    pool = np.hstack([embeddings[b], embeddings[a]]) * half
+    return Relation(f"{a}~{b}", queries, pool, config.crossmodal_weight)
+
+
+def list_backbone_relations(features: Mapping[str, Vectors], config: KernelConfig) -> list[Relation]:
+    """Return the uni-modal relations of the backbones' own spaces, none where their weight is 0."""
+    if config.backbone_weight == 0:
+        return []
+    reduced = {name: reduce_features(x, config.backbone_dims) for name, x in features.items()}
+    return [Relation(f"{name} backbone", x, x, config.backbone_weight) for name, x in reduced.items()]
+
+
+def measure_bandwidth(relation: Relation, neighbor: int, seed: int) -> float:
+    """Return the median over rows of the squared distance to the `neighbor`-th nearest other row, always above 0.
+
+    Where the median is 0 (duplicates) the median of the distances above 0 stands in, and 1 where there is none.
+
+    Args:
+        relation: over N pairs.
+        neighbor: 1 is the nearest; clipped to N - 1.
+        seed: of the sample of rows, where there are more than `BANDWIDTH_ROWS`.
+    """
+    num_rows = len(relation.queries)
+    if num_rows == 1:
+        return 1.0
+    rows = np.arange(num_rows)
+    if num_rows > BANDWIDTH_ROWS:
+        rows = np.sort(np.random.default_rng(seed).choice(num_rows, BANDWIDTH_ROWS, replace=False))
+    distances = _measure_neighbor_distances(relation, rows, min(neighbor, num_rows - 1))
+    positive = distances[distances > _MIN_SQUARED_DISTANCE]
+    if 2 * len(positive) > len(distances):
+        return float(np.median(distances))
+    return float(np.median(positive)) if len(positive) else 1.0
+
+
+def _measure_neighbor_distances(relation: Relation, rows: Rows, neighbor: int) -> Floats:
+    found = np.empty(len(rows))
+    for block in iter_blocks(len(rows), 256):
+        similarities = relation.queries[rows[block]] @ relation.pool.T
+        similarities[np.arange(len(similarities)), rows[block]] = -np.inf
+        position = similarities.shape[1] - neighbor
+        found[block] = 2.0 - 2.0 * np.partition(similarities, position, axis=1)[:, position]
+    return np.maximum(found, 0.0)

@@ -1,0 +1,152 @@
+"""The neighbors stage: embeddings/ in, indexes/ and neighbors/ out: a FAISS index a modality, and k-NN edges.
+
+Indexes are built first, in the driver, over rows sorted by pair_id, and published as an artifact of their own. Then
+actors search them shard by shard, from every modality into every modality. Queries are searched in chunks of
+`CHUNK_ROWS` sorted rows, so an edge does not depend on how chunks make up shards. One index over the whole pool was
+chosen over one a shard, whose lists would have to be merged; every actor therefore holds all embeddings in memory.
+"""
+
+import itertools
+
+import faiss
+import numpy as np
+import pyarrow as pa
+
+from mmcsal_core.artifacts import CHUNK_ROWS, Artifact, Manifest, Plan, ShardRange, plan_ranges
+from mmcsal_core.neighbors.config import NeighborConfig
+from mmcsal_core.neighbors.index import (
+    NO_NEIGHBOR,
+    build_index,
+    choose_index_key,
+    decode_index,
+    encode_index,
+    search_index,
+)
+from mmcsal_core.neighbors.sorted_tables import read_schema, read_sorted, stack_vectors
+from mmcsal_core.neighbors.vectors import Rows, Vectors
+from mmcsal_core.schema import PAIR_ID, embedding_column, neighbor_schema, relation_name
+from pipelines.shard_pool import run_shards
+from pipelines.stage_run import StageProgress, StageRun
+
+STAGE = "neighbors"
+
+INDEX_IDS = "pair_ids.parquet"
+"""The pair id of each row of every index."""
+
+
+class NeighborWorker:
+    """Searches the published indexes for the neighbours of a shard's pairs.
+
+    Args:
+        embeddings: finished.
+        indexes: finished, made from `embeddings`.
+        out: where to publish edges.
+        plan: of `out`.
+        num_neighbors: neighbours wanted for each pair and relation.
+        num_threads: threads of one search.
+    """
+
+    def __init__(
+        self,
+        *,
+        embeddings: Artifact,
+        indexes: Artifact,
+        out: Artifact,
+        plan: Plan,
+        num_neighbors: int,
+        num_threads: int,
+    ) -> None:
+        faiss.omp_set_num_threads(num_threads)
+        modalities = list_modalities(read_schema(embeddings))
+        table = read_sorted(embeddings, [embedding_column(name) for name in modalities])
+        self._vectors = {name: stack_vectors(table, embedding_column(name)) for name in modalities}
+        self._indexes = {name: decode_index(indexes.store.read_bytes(name_index(name))) for name in modalities}
+        self._ids = indexes.store.read_table(INDEX_IDS)[PAIR_ID].combine_chunks()
+        self._out, self._plan, self._num_neighbors = out, plan, num_neighbors
+
+    def run_shard(self, shard: ShardRange) -> None:
+        """Find and publish the edges of a range of sorted pairs."""
+        starts = range(shard.start, shard.stop, CHUNK_ROWS)
+        tables = [self._search_chunk(start, min(start + CHUNK_ROWS, shard.stop)) for start in starts]
+        self._out.commit_shard(self._plan, shard, pa.concat_tables(tables), pairs_out=shard.stop - shard.start)
+
+    def _search_chunk(self, start: int, stop: int) -> pa.Table:
+        own_rows = np.arange(start, stop, dtype=np.int64)
+        tables = []
+        for query, target in itertools.product(self._vectors, repeat=2):
+            found = search_index(self._indexes[target], self._vectors[query][start:stop], own_rows, self._num_neighbors)
+            tables.append(tabulate_edges(self._ids, own_rows, relation_name(query, target), found))
+        return pa.concat_tables(tables)
+
+
+def tabulate_edges(ids: pa.Array, own_rows: Rows, relation: str, found: tuple[Rows, Vectors]) -> pa.Table:
+    """Return edges under `schema.neighbor_schema`, by query and rank; neighbours that were not found are left out.
+
+    Args:
+        ids: (N,) pair ids by row.
+        own_rows: (Q,) the queries' rows.
+        relation: name of the relation.
+        found: rows (Q, K) and similarities (Q, K), as `search_index` returns them.
+    """
+    rows, similarities = found
+    is_found = rows.ravel() != NO_NEIGHBOR
+    ranks = np.tile(np.arange(rows.shape[1], dtype=np.int32), len(rows))[is_found]
+    columns = [
+        ids.take(pa.array(np.repeat(own_rows, rows.shape[1])[is_found])),
+        pa.array([relation], pa.string()).take(pa.array(np.zeros(len(ranks), dtype=np.int64))),
+        pa.array(ranks),
+        ids.take(pa.array(rows.ravel()[is_found])),
+        pa.array(similarities.ravel()[is_found]),
+    ]
+    return pa.Table.from_arrays(columns, schema=neighbor_schema())
+
+
+def name_index(modality: str) -> str:
+    """Return the file name of a modality's index."""
+    return f"{modality}.faiss"
+
+
+def list_modalities(schema: pa.Schema) -> list[str]:
+    """Return the modalities that an embedding schema speaks of, in its order."""
+    suffix = embedding_column("")
+    return [name.removesuffix(suffix) for name in schema.names if name.endswith(suffix)]
+
+
+def find_neighbors(*, embeddings: Artifact, indexes: Artifact, config: NeighborConfig, run: StageRun) -> Manifest:
+    """Index every modality's embeddings and publish each pair's nearest neighbours in every relation.
+
+    Args:
+        embeddings: finished.
+        indexes: published first, under the same fingerprint.
+        config: kind of index and number of neighbours.
+        run: where to publish neighbors/, on what machines.
+    """
+    if not indexes.is_complete(run.fingerprint):
+        publish_indexes(embeddings, indexes, config, run)
+    num_pairs = int(indexes.read_manifest().properties["pool"])
+    plan = run.out.begin(run.fingerprint, lambda: plan_ranges(num_pairs, run.resources.rows_per_shard))
+    arguments = {
+        "embeddings": embeddings,
+        "indexes": indexes,
+        "out": run.out,
+        "plan": plan,
+        "num_neighbors": config.num_neighbors,
+        "num_threads": max(1, int(run.resources.cpus_per_actor)),
+    }
+    run_shards(run.out.missing_shards(plan), NeighborWorker, arguments, run)
+    properties = {"pool": num_pairs, "num_neighbors": min(config.num_neighbors, num_pairs - 1)}
+    return run.out.finish(plan, properties=properties, max_reject_fraction=run.max_reject_fraction)
+
+
+def publish_indexes(embeddings: Artifact, indexes: Artifact, config: NeighborConfig, run: StageRun) -> Manifest:
+    """Build and publish one index a modality over rows sorted by pair_id, and the ids of those rows."""
+    plan = indexes.begin(run.fingerprint, lambda: [])
+    modalities = list_modalities(read_schema(embeddings))
+    table = read_sorted(embeddings, [embedding_column(name) for name in modalities])
+    files = [indexes.store.write_table(INDEX_IDS, table.select([PAIR_ID]))]
+    for done, name in enumerate(modalities, start=1):
+        index = build_index(stack_vectors(table, embedding_column(name)), config)
+        files.append(indexes.store.write_bytes(name_index(name), encode_index(index)))
+        run.on_progress(StageProgress(run.out.stage, done, len(modalities), "indexes", name))
+    properties = {"pool": table.num_rows, "index_key": choose_index_key(table.num_rows, config)}
+    return indexes.finish(plan, files=files, num_pairs=table.num_rows, properties=properties)

@@ -1,0 +1,279 @@
+"""Reporting: the comparisons against brute force, cards that never break, a page that escapes everything."""
+
+import base64
+import io
+import json
+from html.parser import HTMLParser
+from math import comb
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import soundfile
+from PIL import Image
+
+from mmcsal_core.artifacts import Artifact
+from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
+from mmcsal_core.errors import ArtifactError
+from mmcsal_core.metrics import measure_coverage_curve
+from mmcsal_core.reporting.gallery import MAX_AUDIO_BYTES, MAX_TEXT_CHARS, GalleryView, Panel, make_cards
+from mmcsal_core.reporting.measures import (
+    MAX_VALUES,
+    choose_budgets,
+    compare_coverage,
+    compare_metadata,
+    count_values,
+    expect_values_covered,
+    sample_pool,
+)
+from mmcsal_core.reporting.numbers import (
+    MeasureSettings,
+    ReportInputs,
+    collect_numbers,
+    list_metadata_columns,
+    locate_ids,
+)
+from mmcsal_core.reporting.page import MINUS, NOT_MEASURED, format_number, list_measures, render_page
+from mmcsal_core.reporting.plots import INK, plot_coverage, plot_losses
+from mmcsal_core.schema import embedding_schema, feature_schema, neighbor_schema, reject_schema, selection_schema
+from mmcsal_core.storage import Store
+from tests.finished_run import BUDGET, MODALITIES, NUM_PAIRS, encode_png, make_metrics, make_run, make_vectors
+
+SETTINGS = MeasureSettings(max_pool_rows=1000, max_budget=1000, num_random_draws=5, seed=3)
+
+
+def open_inputs(run: Store) -> ReportInputs:
+    stages = ("ingest", "features", "train", "embed", "neighbors", "coreset")
+    names = ("pairs", "features", "encoder", "embeddings", "neighbors", "selection")
+    return ReportInputs(*(Artifact(run, name, stage) for name, stage in zip(names, stages, strict=True)))
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> ReportInputs:
+    return open_inputs(make_run(tmp_path_factory.mktemp("reporting")))
+
+
+def test_small_pool_is_measured_whole() -> None:
+    rows = sample_pool(10, np.array([3, 1]), 10, np.random.default_rng(0))
+    assert rows.tolist() == list(range(10))
+
+
+def test_sample_of_a_large_pool_holds_the_picks_and_is_seeded() -> None:
+    picks = np.array([999, 0, 500])
+    first, second = (sample_pool(1000, picks, 50, np.random.default_rng(7)) for _ in range(2))
+    assert np.array_equal(first, second)
+    assert len(np.unique(first)) == 50
+    assert set(picks) <= set(first)
+    assert np.array_equal(first, np.sort(first))
+
+
+def test_budgets_rise_from_one_to_the_last() -> None:
+    assert choose_budgets(0) == []
+    assert choose_budgets(1) == [1]
+    for budget in (2, 7, 200, 5000):
+        budgets = choose_budgets(budget)
+        assert (budgets[0], budgets[-1]) == (1, budget)
+        assert budgets == sorted(set(budgets))
+        assert len(budgets) <= 10
+
+
+def test_coverage_is_compared_at_equal_budgets() -> None:
+    vectors, picks = make_vectors(), np.arange(0, 60, 5)
+    found = compare_coverage(vectors, picks, 4, seed=1)
+    assert found["budgets"][-1] == len(picks)
+    assert np.allclose(found["selection"], measure_coverage_curve(vectors, picks, found["budgets"]))
+    curves = [found[name] for name in ("random_min", "random_mean", "random_max")]
+    assert (np.diff(np.array(curves), axis=0) >= 0).all()
+    assert found["kmeans"][-1] > found["random_mean"][-1]
+    assert found == compare_coverage(vectors, picks, 4, seed=1)
+
+
+def test_all_pairs_picked_cover_everything() -> None:
+    vectors = make_vectors()
+    found = compare_coverage(vectors, np.arange(NUM_PAIRS), 1, seed=1)
+    assert found["selection"][-1] == pytest.approx(1, abs=1e-6)
+    assert found["covering_radius"]["selection"] == pytest.approx(0, abs=1e-3)
+
+
+def test_expected_values_agree_with_the_closed_form_and_with_draws() -> None:
+    counts, budget = [1, 4, 15], 6
+    exact = sum(1 - comb(20 - size, budget) / comb(20, budget) for size in counts)
+    assert expect_values_covered(counts, 20, budget) == pytest.approx(exact)
+    labels, rng = np.repeat([0, 1, 2], counts), np.random.default_rng(0)
+    drawn = [len(set(rng.choice(labels, budget, replace=False))) for _ in range(4000)]
+    assert np.mean(drawn) == pytest.approx(exact, abs=0.03)
+
+
+@pytest.mark.parametrize(("budget", "expected"), [(0, 0.0), (20, 3.0)])
+def test_expected_values_at_the_ends(budget: int, expected: float) -> None:
+    assert expect_values_covered([1, 4, 15], 20, budget) == pytest.approx(expected)
+
+
+def test_values_are_counted_over_shards_and_columns_of_many_values_left_out() -> None:
+    size = MAX_VALUES + 1
+    table = pa.table({"few": ["a", None, "b"] * size, "many": range(3 * size), "number": [1, 1, 2] * size})
+    counts = count_values([table.slice(0, 5), table.slice(5)], ["few", "many", "number"])
+    assert counts == {"few": {"a": size, None: size, "b": size}, "number": {"1": 2 * size, "2": size}}
+
+
+def test_metadata_leaves_nulls_and_constant_columns_out() -> None:
+    pool: dict[str, dict[str | None, int]] = {"kind": {"a": 5, "b": 4, None: 1}, "same": {"x": 10}}
+    selection = pa.table({"kind": ["a", None, "b"], "same": ["x"] * 3})
+    (found,) = compare_metadata(pool, selection, [1, 3])
+    assert (found["column"], found["num_values"], found["covered"]) == ("kind", 2, [1, 2])
+    assert found["expected_random"][0] == pytest.approx(0.9)
+
+
+def test_numbers_are_json_and_rounded(inputs: ReportInputs) -> None:
+    numbers = collect_numbers(inputs, list(MODALITIES), SETTINGS)
+    assert json.loads(json.dumps(numbers, allow_nan=False)) == numbers
+    assert numbers["selection"]["num_selected"] == BUDGET
+    assert numbers["selection"]["num_pool"] == NUM_PAIRS
+    assert numbers["stages"][0]["rejects_by_reason"] == {"unreadable_image": 3}
+    assert [entry["column"] for entry in numbers["metadata"]] == ["group"]
+    assert numbers["metadata"][0]["budgets"] == [10, 20, BUDGET]
+    assert numbers["coverage"]["selection"][-1] > numbers["coverage"]["random_mean"][-1]
+    assert sum(numbers["alignment"]["shares"]["pool"]) == pytest.approx(1, abs=1e-4)
+    assert not numbers["coverage"]["is_sampled"]
+
+
+def test_a_large_pool_is_sampled_and_the_report_says_so(inputs: ReportInputs) -> None:
+    settings = MeasureSettings(max_pool_rows=100, max_budget=1000, num_random_draws=2, seed=3)
+    coverage = collect_numbers(inputs, list(MODALITIES), settings)["coverage"]
+    assert (coverage["num_measured"], coverage["is_sampled"], coverage["budgets"][-1]) == (100, True, BUDGET)
+    settings = MeasureSettings(max_pool_rows=1000, max_budget=7, num_random_draws=2, seed=3)
+    assert collect_numbers(inputs, list(MODALITIES), settings)["coverage"]["budgets"][-1] == 7
+
+
+def test_metadata_columns_are_neither_content_nor_provenance(inputs: ReportInputs) -> None:
+    assert list_metadata_columns(inputs.pairs, list(MODALITIES)) == ["group", "mood"]
+
+
+def test_ids_are_located_across_shards(inputs: ReportInputs) -> None:
+    ids = pa.chunked_array([["pair-0299", "pair-0000", "pair-0256"]])
+    assert locate_ids(inputs.embeddings, ids).tolist() == [299, 0, 256]
+    with pytest.raises(ArtifactError, match="'nobody' is not"):
+        locate_ids(inputs.embeddings, pa.chunked_array([["pair-0000", "nobody"]]))
+
+
+def make_card_panels(tmp_path: Path, name: str, uris: list[str]) -> list[Panel]:
+    modality = resolve_modality(name, ModalityConfig())
+    ids = [f"p{row}" for row in range(len(uris))]
+    pairs = pa.table({"pair_id": ids, f"{name}_uri": uris})
+    ones = [1.0] * len(uris)
+    selection = pa.table(
+        {"pair_id": ids, "rank": range(len(uris)), "gain": ones, "alignment": ones, "cluster_weight": [1] * len(uris)}
+    )
+    view = GalleryView({name: modality}, [], 64)
+    return [card.panels[0] for card in make_cards(selection, pairs, view, {})]
+
+
+def decode_picture(data_uri: str | None) -> Image.Image:
+    assert data_uri is not None
+    return Image.open(io.BytesIO(base64.b64decode(data_uri.partition(",")[2])))
+
+
+def test_pictures_keep_their_shape_and_lose_their_metadata(tmp_path: Path) -> None:
+    (tmp_path / "wide.png").write_bytes(encode_png((200, 20, 20), (400, 100)))
+    turned = Image.new("RGB", (400, 100), "red")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    wide, upright = make_card_panels(tmp_path, "image", [str(tmp_path / "wide.png"), str(tmp_path / "turned.jpg")])
+    assert decode_picture(wide.picture).size == (64, 16)
+    assert decode_picture(upright.picture).size == (16, 64)
+    assert not decode_picture(upright.picture).getexif()
+
+
+def test_content_that_cannot_be_shown_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"not a picture")
+    uris = [str(tmp_path / "bad.png"), str(tmp_path / "gone.png")]
+    for panel, uri in zip(make_card_panels(tmp_path, "image", uris), uris, strict=True):
+        assert panel.picture is None
+        assert panel.problem
+        assert panel.uri == uri
+
+
+def test_small_sounds_are_embedded_and_large_ones_named(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "small.wav", np.zeros(1000, np.float32), 8000)
+    soundfile.write(tmp_path / "large.wav", np.zeros(MAX_AUDIO_BYTES, np.float32), 8000)
+    small, large = make_card_panels(tmp_path, "audio", [str(tmp_path / "small.wav"), str(tmp_path / "large.wav")])
+    assert small.sound is not None
+    assert small.sound.startswith("data:audio/wav;base64,")
+    assert large.sound is None
+    assert "400 kB" in (large.problem or "")
+
+
+def test_long_texts_are_cut(tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("word " * 1000)
+    (panel,) = make_card_panels(tmp_path, "text", [str(tmp_path / "long.txt")])
+    assert len(panel.text or "") == MAX_TEXT_CHARS
+
+
+def test_plots_are_inline_drawings_in_the_colour_of_the_page() -> None:
+    coverage = compare_coverage(make_vectors(), np.arange(10), 2, seed=1)
+    drawing = plot_coverage(coverage)
+    assert drawing.startswith("<svg")
+    assert "currentColor" in drawing
+    assert INK not in drawing
+    assert "<metadata" not in drawing
+    assert drawing == plot_coverage(coverage)
+    assert plot_losses({"a": [3.0, 2.0], "b": [None, 1.0]}).count("<text") > 4
+
+
+def test_measures_stand_in_the_order_of_the_page_with_what_is_missing() -> None:
+    metrics = make_metrics()
+    measures = list_measures(metrics["before"], metrics["after"])
+    assert [measure.name for measure in measures[:2]] == ["Modality gap", "Modality told apart"]
+    assert measures[0].rows == (("image → text", 0.81, 0.12),)
+    retrieval = next(measure for measure in measures if measure.name == "Pair retrieval")
+    assert [row[0].rpartition(" ")[2] for row in retrieval.rows] == ["1", "5", "10"] * 2
+    assert list_measures(None, {"modality_gap": {"a->b": 1.0}})[0].rows == (("a → b", None, 1.0),)
+    assert list_measures(None, None) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, NOT_MEASURED), (0.0, "0.000"), (1.0, "1.000"), (-2.5, f"{MINUS}2.500"), (1e-5, "1.00e-05")],
+)
+def test_numbers_are_written_alike(value: float | None, shown: str) -> None:
+    assert format_number(value) == shown
+
+
+class TagCollector(HTMLParser):
+    """Lists the tags of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_page_asks_for_nothing_and_holds_no_script(inputs: ReportInputs) -> None:
+    numbers = collect_numbers(inputs, list(MODALITIES), SETTINGS)
+    page = render_page(numbers, [], title="<b>bold</b>", thumbnail_px=96)
+    assert page == render_page(numbers, [], title="<b>bold</b>", thumbnail_px=96)
+    assert "<title>&lt;b&gt;bold&lt;/b&gt;</title>" in page
+    collector = TagCollector()
+    collector.feed(page)
+    policies = [attrs["content"] for _, attrs in collector.tags if attrs.get("http-equiv") == "Content-Security-Policy"]
+    assert len(policies) == 1
+    assert (policies[0] or "").startswith(
+        "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
+    )
+    names = {tag for tag, _ in collector.tags}
+    assert not names & {"script", "link", "iframe", "object", "embed", "form", "base"}
+    addresses = [attrs.get("src") or attrs.get("href") or attrs.get("xlink:href") for _, attrs in collector.tags]
+    assert all(address.startswith(("data:", "#")) for address in addresses if address)
+
+
+def test_the_data_dictionary_names_every_column_and_key(inputs: ReportInputs) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "outputs.md").read_text()
+    schemas = [reject_schema(), neighbor_schema(), selection_schema(["<m>"], []), embedding_schema(["<m>"], 2)]
+    numbers = collect_numbers(inputs, list(MODALITIES), SETTINGS)
+    names = [name for schema in [*schemas, feature_schema({"<m>": 2})] for name in schema.names]
+    names += [*numbers, *numbers["selection"], *numbers["coverage"], *numbers["metadata"][0], *numbers["stages"][0]]
+    assert [name for name in names if f"`{name}`" not in page and f"`{name}[]`" not in page] == []

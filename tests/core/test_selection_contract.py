@@ -1,0 +1,179 @@
+"""One contract, run over every strategy."""
+
+import numpy as np
+import pytest
+
+from mmcsal_core.errors import ConfigError, DataError
+from mmcsal_core.neighbors import KernelConfig
+from mmcsal_core.neighbors.vectors import Rows
+from mmcsal_core.selection import Coreset, SelectionConfig, select_coreset
+from mmcsal_core.selection.config import Strategy
+from mmcsal_core.selection.pool import make_pool
+from mmcsal_core.selection.strategies import SELECTORS
+from tests.core.pair_pools import ClusteredPool, make_clustered_pool
+
+STRATEGIES: list[Strategy] = list(SELECTORS)
+POOL = make_clustered_pool(300)
+every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
+
+
+def select(pool: ClusteredPool, budget: int, strategy: Strategy, **fields: object) -> Coreset:
+    config = SelectionConfig.model_validate({"kernel": KernelConfig(bandwidth_neighbor=20), **fields})
+    return select_coreset(pool.embeddings, budget, features=pool.features, strategy=strategy, seed=5, config=config)
+
+
+def take_rows(pool: ClusteredPool, rows: Rows) -> ClusteredPool:
+    return ClusteredPool(
+        {name: x[rows] for name, x in pool.embeddings.items()},
+        {name: x[rows] for name, x in pool.features.items()},
+        pool.clusters[rows],
+    )
+
+
+def check_contract(coreset: Coreset, num_pairs: int, budget: int) -> None:
+    indices = coreset.indices
+    assert indices.dtype == np.int64
+    assert len(set(indices.tolist())) == len(indices) == budget
+    assert indices.min() >= 0
+    assert indices.max() < num_pairs
+    assert len(coreset.phases) == len(coreset.gains) == budget
+    phases = np.array(coreset.phases)
+    for phase in set(coreset.phases):
+        assert (np.diff(coreset.gains[phases == phase]) <= 1e-6).all()
+    total = coreset.coverage_terms + coreset.diversity_terms + coreset.alignment_terms
+    np.testing.assert_allclose(total, coreset.gains, atol=1e-12)
+    assert (coreset.alignment_terms <= 1e-12).all()
+    assert coreset.weights.sum() == num_pairs
+    assert coreset.weights.min() >= 1
+    assert 0 <= coreset.covering_radius <= 2
+
+
+@every_strategy
+@pytest.mark.parametrize("budget", [1, 2, 30, 299, 300])
+def test_exactly_the_budget_is_picked_with_terms_and_weights(strategy: Strategy, budget: int) -> None:
+    check_contract(select(POOL, budget, strategy), 300, budget)
+
+
+@every_strategy
+def test_equal_arguments_give_equal_bits(strategy: Strategy) -> None:
+    first, second = select(POOL, 40, strategy), select(POOL, 40, strategy)
+    np.testing.assert_array_equal(first.indices, second.indices)
+    np.testing.assert_array_equal(first.gains, second.gains)
+    assert first.covering_radius == second.covering_radius
+
+
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "random"])
+def test_the_order_of_rows_does_not_matter(strategy: Strategy) -> None:
+    order = np.random.default_rng(3).permutation(300)
+    permuted = select(take_rows(POOL, order), 30, strategy)
+    np.testing.assert_array_equal(order[permuted.indices], select(POOL, 30, strategy).indices)
+
+
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "kmeans"])
+def test_a_prefix_is_the_answer_for_a_smaller_budget(strategy: Strategy) -> None:
+    large, small = select(POOL, 40, strategy, refine="none"), select(POOL, 15, strategy, refine="none")
+    np.testing.assert_array_equal(large.indices[:15], small.indices)
+    np.testing.assert_array_equal(large.gains[:15], small.gains)
+
+
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "random"])
+def test_clustered_pairs_are_covered_no_worse_than_by_chance(strategy: Strategy) -> None:
+    pool = make_clustered_pool(600, num_clusters=20, seed=4)
+    joint = make_pool(pool.embeddings).joint
+
+    def measure(indices: Rows) -> float:
+        closest = (joint @ joint[indices].T).max(axis=1)
+        return float(2 - 2 * closest.min()) if strategy == "k_center" else float((2 - 2 * closest).mean())
+
+    drawn = [measure(np.random.default_rng(seed).choice(600, 20, replace=False)) for seed in range(20)]
+    assert measure(select(pool, 20, strategy).indices) < np.mean(drawn)
+
+
+@every_strategy
+def test_exact_duplicates_are_never_picked_twice(strategy: Strategy) -> None:
+    tripled = take_rows(make_clustered_pool(25), np.repeat(np.arange(25), 3))
+    check_contract(select(tripled, 60, strategy), 75, 60)
+
+
+@every_strategy
+def test_a_pool_of_equal_pairs_is_picked_without_repeating(strategy: Strategy) -> None:
+    equal = take_rows(POOL, np.zeros(20, dtype=np.int64))
+    check_contract(select(equal, 20, strategy), 20, 20)
+    assert select(equal, 5, strategy).covering_radius == pytest.approx(0, abs=1e-6)
+
+
+@every_strategy
+def test_a_pool_of_one_pair_is_picked(strategy: Strategy) -> None:
+    coreset = select(take_rows(POOL, np.array([7])), 1, strategy)
+    check_contract(coreset, 1, 1)
+    assert coreset.covering_radius == 0
+
+
+@every_strategy
+@pytest.mark.parametrize("num_modalities", [1, 3])
+def test_any_number_of_modalities_is_selected_from(strategy: Strategy, num_modalities: int) -> None:
+    z = POOL.embeddings["image"]
+    others = [np.roll(z, shift, axis=1) for shift in range(num_modalities)]
+    embeddings = {f"modality_{i}": other for i, other in enumerate(others)}
+    check_contract(select_coreset(embeddings, 20, strategy=strategy), 300, 20)
+
+
+@every_strategy
+def test_vectors_need_not_be_of_unit_length(strategy: Strategy) -> None:
+    scaled = {name: x * 4 for name, x in POOL.embeddings.items()}
+    first = select_coreset(scaled, 10, strategy=strategy)
+    np.testing.assert_array_equal(first.indices, select_coreset(POOL.embeddings, 10, strategy=strategy).indices)
+
+
+@every_strategy
+@pytest.mark.parametrize("budget", [0, 301])
+def test_a_budget_that_does_not_fit_the_pool_is_refused(strategy: Strategy, budget: int) -> None:
+    with pytest.raises(ConfigError, match=f"the 300 pairs that may be picked, got {budget}"):
+        select(POOL, budget, strategy)
+
+
+@every_strategy
+@pytest.mark.parametrize(("value", "finding"), [(np.nan, "NaN or infinity in the text"), (0.0, "a zero text")])
+def test_a_bad_vector_is_refused_by_its_row(strategy: Strategy, value: float, finding: str) -> None:
+    text = POOL.embeddings["text"].copy()
+    text[17] = value
+    with pytest.raises(DataError, match=f"row 17 has {finding} embedding"):
+        select_coreset({"image": POOL.embeddings["image"], "text": text}, 5, strategy=strategy)
+
+
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "kmeans"])
+def test_labelled_pairs_count_as_picked_and_are_not_picked_again(strategy: Strategy) -> None:
+    labelled = select(POOL, 10, strategy, refine="none").indices
+    config = SelectionConfig(kernel=KernelConfig(bandwidth_neighbor=20), refine="none")
+    rest = select_coreset(
+        POOL.embeddings,
+        290,
+        features=POOL.features,
+        strategy=strategy,
+        labelled=labelled.tolist(),
+        seed=5,
+        config=config,
+    )
+    check_contract(rest, 300, 290)
+    assert set(rest.indices.tolist()) == set(range(300)) - set(labelled.tolist())
+    if strategy != "random":
+        whole = select(POOL, 20, strategy, refine="none").indices
+        np.testing.assert_array_equal(rest.indices[:10], whole[10:])
+
+
+def test_labelled_rows_are_refused_where_they_cannot_count() -> None:
+    with pytest.raises(ConfigError, match="kmeans cannot continue from labelled pairs, got 2"):
+        select_coreset(POOL.embeddings, 5, strategy="kmeans", labelled=[1, 2])
+    with pytest.raises(ConfigError, match=r"must lie in \[0, 300\), got 3 to 300"):
+        select_coreset(POOL.embeddings, 5, labelled=[3, 300])
+    with pytest.raises(ConfigError, match="the 298 pairs that may be picked, got 299"):
+        select_coreset(POOL.embeddings, 299, labelled=[3, 4])
+
+
+def test_an_unknown_strategy_and_an_empty_pool_are_refused() -> None:
+    with pytest.raises(ConfigError, match="one of mmcsal, random, kmeans, k_center, maxherding, got 'magic'"):
+        select_coreset(POOL.embeddings, 5, strategy="magic")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="at least one modality"):
+        select_coreset({}, 5)
+    with pytest.raises(DataError, match="must be of the same pairs"):
+        select_coreset(POOL.embeddings, 5, features={"image": POOL.features["image"][:9]})

@@ -1,0 +1,152 @@
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from mmcsal_core.neighbors import KernelConfig, NeighborConfig
+from mmcsal_core.neighbors.vectors import Floats, Rows
+from mmcsal_core.selection import SelectionConfig, select_coreset
+from mmcsal_core.selection.coreset import Request
+from mmcsal_core.selection.greedy import CoverState, greedy_cover
+from mmcsal_core.selection.mmcsal import cover_graph, find_outliers
+from mmcsal_core.selection.pair_graph import PairGraph, build_pair_graph
+from mmcsal_core.selection.pool import make_pool
+from mmcsal_core.selection.refine import find_cells, swap_to_medoids
+from mmcsal_core.selection.strategies import NO_LABELS
+from tests.core.pair_pools import make_clustered_pool
+
+CONFIG = SelectionConfig(refine="none", diversity_threshold=0, kernel=KernelConfig(bandwidth_neighbor=10))
+
+
+def build_graph(num_pairs: int, num_neighbors: int = 12, seed: int = 0) -> PairGraph:
+    pool = make_clustered_pool(num_pairs, seed=seed)
+    config = CONFIG.model_copy(update={"search": NeighborConfig(num_neighbors=num_neighbors)})
+    return build_pair_graph(make_pool(pool.embeddings, pool.features), config, seed=0)
+
+
+def measure_coverage(kernel: Floats, trust: Floats, picks: Sequence[int]) -> float:
+    return float((kernel[:, picks] * trust[picks]).max(axis=1).mean()) if picks else 0.0
+
+
+def pick_by_brute_force(graph: PairGraph, budget: int, config: SelectionConfig) -> tuple[list[int], list[float]]:
+    """Evaluate the whole objective for every candidate of every round, on a dense kernel."""
+    kernel, trust = graph.kernel.toarray(), 1 - config.lambda_align * graph.suspicion
+    picks: list[int] = []
+    gains: list[float] = []
+    for _ in range(budget):
+        values = np.full(len(kernel), -np.inf)
+        for row in set(range(len(kernel))) - set(picks):
+            rise = measure_coverage(kernel, trust, [*picks, row]) - measure_coverage(kernel, trust, picks)
+            repulsion = max((kernel[row, pick] for pick in picks), default=0.0)
+            values[row] = rise - config.lambda_div / len(kernel) * repulsion
+        picks.append(int(values.argmax()))
+        gains.append(float(values.max()))
+    return picks, gains
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(("lambda_div", "lambda_align"), [(0.0, 0.0), (0.5, 0.5), (2.0, 1.0)])
+def test_lazy_greedy_picks_what_brute_force_picks(seed: int, lambda_div: float, lambda_align: float) -> None:
+    graph = build_graph(80, seed=seed)
+    config = CONFIG.model_copy(update={"lambda_div": lambda_div, "lambda_align": lambda_align})
+    picks = cover_graph(graph, Request(25, NO_LABELS, 0, config))
+    expected, gains = pick_by_brute_force(graph, 25, config)
+    assert picks.indices.tolist() == expected
+    np.testing.assert_allclose(picks.terms.sum(axis=1), gains, atol=1e-12)
+
+
+def test_greedy_coverage_is_within_its_bound_of_the_optimum() -> None:
+    graph = build_graph(16, num_neighbors=15)
+    dense, trust = graph.kernel.toarray(), np.ones(16)
+    best = max(measure_coverage(dense, trust, picks) for picks in map(list, itertools.combinations(range(16), 3)))
+    state = CoverState(graph.kernel, trust, 0.0)
+    greedy_cover(state, np.arange(16), 3)
+    assert state.measure_coverage() >= (1 - 1 / np.e) * best
+    assert state.measure_coverage() >= 0.95 * best
+
+
+def test_coverage_on_neighbours_is_near_that_on_the_dense_kernel() -> None:
+    dense = build_graph(300, num_neighbors=299).kernel
+    near = build_graph(300, num_neighbors=40).kernel
+
+    def cover(kernel: sparse.csr_array) -> Rows:
+        return greedy_cover(CoverState(kernel, np.ones(300), 0.0), np.arange(300), 30).indices
+
+    values = [measure_coverage(dense.toarray(), np.ones(300), cover(kernel).tolist()) for kernel in (near, dense)]
+    assert values[0] >= 0.98 * values[1]
+
+
+def test_ties_go_to_the_lowest_row() -> None:
+    state = CoverState(sparse.csr_array(np.ones((5, 5))), np.ones(5), 1.0)
+    assert greedy_cover(state, np.array([4, 2, 3]), 3).indices.tolist() == [2, 3, 4]
+
+
+def test_greedy_stops_before_a_rise_below_the_minimum() -> None:
+    state = CoverState(sparse.csr_array(np.diag([4.0, 3.0, 2.0, 1.0])), np.ones(4), 0.0)
+    assert greedy_cover(state, np.arange(4), 4, min_rise=0.5).indices.tolist() == [0, 1, 2]
+
+
+def test_every_row_is_in_the_cell_of_the_pick_that_covers_it_best() -> None:
+    graph = build_graph(60)
+    trust, picks = 1 - 0.5 * graph.suspicion, np.array([40, 3, 17])
+    cells = find_cells(graph.kernel, trust, picks)
+    weighted = graph.kernel.toarray()[:, picks] * trust[picks]
+    expected = np.where(weighted.max(axis=1) > 0, weighted.argmax(axis=1), -1)
+    expected[picks] = [0, 1, 2]
+    np.testing.assert_array_equal(cells, expected)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_swaps_never_lower_coverage_and_leave_fixed_rows_alone(seed: int) -> None:
+    graph = build_graph(120, seed=seed)
+    dense, trust = graph.kernel.toarray(), 1 - 0.5 * graph.suspicion
+    rows = np.random.default_rng(seed).choice(120, 12, replace=False)
+    picks, fixed = rows[:10], rows[10:]
+    values = [measure_coverage(dense, trust, rows.tolist())]
+    for _ in range(4):
+        picks = swap_to_medoids(graph.kernel, trust, picks, fixed, max_rounds=1)
+        assert len(set(picks.tolist()) | set(fixed.tolist())) == 12
+        values.append(measure_coverage(dense, trust, [*picks.tolist(), *fixed.tolist()]))
+    assert (np.diff(values) >= -1e-12).all()
+    assert values[-1] > values[0]
+
+
+def test_refined_picks_cover_no_less_and_are_ranked_by_greedy() -> None:
+    graph = build_graph(200)
+    trust = 1 - 0.5 * graph.suspicion
+    strict = cover_graph(graph, Request(15, NO_LABELS, 0, CONFIG))
+    refined = cover_graph(graph, Request(15, NO_LABELS, 0, CONFIG.model_copy(update={"refine": "swap"})))
+    dense = graph.kernel.toarray()
+    coverage = [measure_coverage(dense, trust, picks.indices.tolist()) for picks in (strict, refined)]
+    assert coverage[1] >= coverage[0]
+    assert (np.diff(refined.terms.sum(axis=1)) <= 1e-12).all()
+
+
+def test_k_center_takes_over_once_coverage_is_exhausted_and_leaves_outliers_for_last() -> None:
+    pool = make_clustered_pool(150)
+    config = SelectionConfig(diversity_threshold=0.2, kernel=KernelConfig(bandwidth_neighbor=10))
+    coreset = select_coreset(pool.embeddings, 150, features=pool.features, config=config)
+    phases = list(dict.fromkeys(coreset.phases))
+    assert phases == ["coverage", "diversity", "outlier"]
+    graph = build_pair_graph(make_pool(pool.embeddings, pool.features), config, 0)
+    is_outlier = find_outliers(graph, config.outlier_fraction)[coreset.indices]
+    last = np.array(coreset.phases)
+    assert not is_outlier[last == "diversity"].any()
+    assert is_outlier[last == "outlier"].all()
+
+
+def test_suspicion_keeps_mispaired_pairs_out() -> None:
+    pool = make_clustered_pool(400, seed=1)
+    swapped = np.random.default_rng(0).choice(400, 60, replace=False)
+    text = pool.embeddings["text"].copy()
+    text[swapped] = text[np.roll(swapped, 1)]
+    embeddings = {"image": pool.embeddings["image"], "text": text}
+
+    def count_swapped(lambda_align: float) -> int:
+        config = SelectionConfig(lambda_align=lambda_align, refine="none")
+        return int(np.isin(select_coreset(embeddings, 60, config=config).indices, swapped).sum())
+
+    assert count_swapped(0.5) <= count_swapped(0.0)
+    assert count_swapped(0.5) < 60 * 60 / 400

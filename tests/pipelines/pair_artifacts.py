@@ -1,0 +1,103 @@
+"""Finished pairs/, features/ and embeddings/ of a made pool, for the stages that come after them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from mmcsal_core.artifacts import Artifact, plan_ranges
+from mmcsal_core.neighbors.vectors import Rows, Vectors
+from mmcsal_core.schema import (
+    ALIGNMENT,
+    PAIR_ID,
+    ROW,
+    SOURCE,
+    SOURCE_ROW,
+    bytes_column,
+    embedding_column,
+    embedding_schema,
+    feature_column,
+    feature_schema,
+    prototype_column,
+    uri_column,
+)
+from mmcsal_core.storage import Store
+from tests.core.pair_pools import ClusteredPool, make_clustered_pool
+
+MODALITIES = ["image", "text"]
+
+
+@dataclass(frozen=True, eq=False)
+class PairArtifacts:
+    """The artifacts, and the pool behind them in the order of pair_id."""
+
+    run: Store
+    pairs: Artifact
+    features: Artifact
+    embeddings: Artifact
+    pool: ClusteredPool
+    ids: list[str]
+
+
+def write_pair_artifacts(run: Store, num_pairs: int) -> PairArtifacts:
+    """Write the artifacts of a run whose rows are not in the order of pair_id."""
+    pool = make_clustered_pool(num_pairs)
+    ids = [f"pair-{row:05d}" for row in range(num_pairs)]
+    order = np.random.default_rng(9).permutation(num_pairs)
+    pairs, features, embeddings = (Artifact(run, name, name) for name in ("pairs", "features", "embeddings"))
+    publish(pairs, tabulate_pairs(ids, pool, order))
+    publish(features, tabulate_features(ids, pool, order))
+    publish(embeddings, tabulate_embeddings(ids, pool, order))
+    return PairArtifacts(run, pairs, features, embeddings, pool, ids)
+
+
+def publish(artifact: Artifact, table: pa.Table) -> None:
+    """Publish a table in shards of one chunk."""
+    plan = artifact.begin("made", lambda: plan_ranges(table.num_rows, 1))
+    for shard in plan.shards:
+        artifact.commit_shard(plan, shard, table.slice(shard.start, shard.stop - shard.start))
+    artifact.finish(plan)
+
+
+def tabulate_pairs(ids: list[str], pool: ClusteredPool, order: Rows) -> pa.Table:
+    """Make pairs with images stored as bytes, inline text, and metadata."""
+    names = [ids[row] for row in order]
+    license_field = pa.field("license", pa.dictionary(pa.int32(), pa.string()), metadata={"comment": "of the drawing"})
+    columns = {
+        pa.field(PAIR_ID, pa.string()): names,
+        pa.field(SOURCE, pa.string()): ["corpus.parquet"] * len(names),
+        pa.field(SOURCE_ROW, pa.int64()): list(range(len(names))),
+        pa.field(uri_column("image"), pa.string()): [f"file:///{name}.png" for name in names],
+        pa.field(bytes_column("image"), pa.large_binary()): [name.encode() for name in names],
+        pa.field("text", pa.string()): [f"a picture of {name}" for name in names],
+        pa.field("category", pa.int64()): pool.clusters[order].tolist(),
+        license_field: ["CC-0"] * len(names),
+    }
+    arrays = [pa.array(values, field.type) for field, values in columns.items()]
+    return pa.Table.from_arrays(arrays, schema=pa.schema(list(columns)))
+
+
+def tabulate_features(ids: list[str], pool: ClusteredPool, order: Rows) -> pa.Table:
+    """Make backbone features."""
+    columns = {ROW: pa.array(np.arange(len(order))), PAIR_ID: pa.array([ids[row] for row in order])}
+    columns |= {feature_column(name): to_vectors(x[order]) for name, x in pool.features.items()}
+    return pa.table(columns, schema=feature_schema({name: x.shape[1] for name, x in pool.features.items()}))
+
+
+def tabulate_embeddings(ids: list[str], pool: ClusteredPool, order: Rows) -> pa.Table:
+    """Make embeddings, whose prototypes are the true clusters."""
+    image, text = pool.embeddings["image"][order], pool.embeddings["text"][order]
+    columns = {
+        PAIR_ID: pa.array([ids[row] for row in order]),
+        embedding_column("image"): to_vectors(image),
+        embedding_column("text"): to_vectors(text),
+        prototype_column("image"): pa.array(pool.clusters[order].astype(np.int32)),
+        prototype_column("text"): pa.array(pool.clusters[order].astype(np.int32)),
+        ALIGNMENT: pa.array((image * text).sum(axis=1)),
+    }
+    return pa.table(columns, schema=embedding_schema(MODALITIES, image.shape[1]))
+
+
+def to_vectors(matrix: Vectors) -> pa.FixedSizeListArray:
+    """Return the rows of a matrix as a column."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
