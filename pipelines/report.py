@@ -1,0 +1,93 @@
+"""Report stage: the artifacts of a run in, `report.json` and `index.html` out.
+
+In: every earlier artifact. Out: the numbers for machines and one self-contained page for people, with a strict
+content security policy, no script and no request to anywhere. Runs in the driver, holding the selection, the ids of
+the pool and at most `max_pool_rows` vectors a modality. Neither file holds a time, so equal runs publish equal bytes.
+
+Not chosen: a notebook or a dashboard, which need a server or a kernel to be read a year later.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+from pydantic import Field
+
+from mmcsal_core.artifacts import Manifest
+from mmcsal_core.corpus.modality import ModalityConfig
+from mmcsal_core.reporting.gallery import Card, GalleryView, make_cards
+from mmcsal_core.reporting.numbers import (
+    MeasureSettings,
+    ReportInputs,
+    collect_numbers,
+    list_metadata_columns,
+    locate_ids,
+)
+from mmcsal_core.reporting.page import render_page
+from mmcsal_core.schema import PAIR_ID
+from mmcsal_core.settings import Settings
+from pipelines.stage_run import StageRun
+
+STAGE = "report"
+
+
+class ReportConfig(Settings):
+    """What the report shows and how much it measures."""
+
+    title: str = Field("Selected pairs", description="heading of the page")
+    gallery_size: int = Field(60, ge=0, le=2000, description="first picks shown with their content")
+    thumbnail_px: int = Field(96, ge=16, le=1024, description="longer side of a picture on the page, in CSS pixels")
+    num_random_draws: int = Field(20, ge=1, le=1000, description="random draws that the coverage is compared with")
+    max_pool_rows: int = Field(20_000, ge=100, description="pairs that the coverage is measured on at most")
+    max_budget: int = Field(1_000, ge=1, description="picks up to which the coverage is measured")
+
+
+def write_report(
+    *,
+    inputs: ReportInputs,
+    modalities: Mapping[str, ModalityConfig],
+    source_options: Mapping[str, Any],
+    seed: int,
+    config: ReportConfig,
+    run: StageRun,
+) -> Manifest:
+    """Write `report.json` and `index.html`; a pair whose content cannot be read is shown with the reason.
+
+    Args:
+        inputs: every earlier artifact of the run.
+        modalities: resolved modalities, in the order of the configuration.
+        source_options: storage options of the source, to read the gallery's content.
+        seed: of the random draws, of k-means and of the sample of a large pool.
+        config: what is shown.
+        run: where to publish.
+
+    Raises:
+        ArtifactError: an artifact is unfinished, or two do not fit each other.
+    """
+    plan = run.out.begin(run.fingerprint, list)
+    settings = MeasureSettings(
+        max_pool_rows=config.max_pool_rows,
+        max_budget=config.max_budget,
+        num_random_draws=config.num_random_draws,
+        seed=seed,
+    )
+    numbers = collect_numbers(inputs, list(modalities), settings)
+    view = GalleryView(modalities, list_metadata_columns(inputs.pairs, list(modalities)), 2 * config.thumbnail_px)
+    cards = _make_gallery(inputs, view, config.gallery_size, source_options)
+    page = render_page(numbers, cards, title=config.title, thumbnail_px=config.thumbnail_px)
+    files = [
+        run.out.store.write_json("report.json", numbers),
+        run.out.store.write_bytes("index.html", page.encode()),
+    ]
+    return run.out.finish(plan, files=files, num_pairs=numbers["selection"]["num_selected"])
+
+
+def _make_gallery(
+    inputs: ReportInputs, view: GalleryView, gallery_size: int, source_options: Mapping[str, Any]
+) -> list[Card]:
+    picks = inputs.selection.read_table().slice(0, gallery_size)
+    if picks.num_rows == 0:
+        return []
+    rows = locate_ids(inputs.pairs, picks[PAIR_ID])
+    contents = pa.concat_tables([inputs.pairs.read_rows(int(row), int(row) + 1) for row in rows]).combine_chunks()
+    return make_cards(picks, contents, view, source_options)
