@@ -1,0 +1,5 @@
+"""`python -m jobs` is `mmcsal`."""
+
+from jobs.cli import main
+
+main()

@@ -1,0 +1,212 @@
+"""The `mmcsal` command: results on stdout (`--json` for machines), progress and errors on stderr, fine exit codes."""
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from jobs import demo as demo_job
+from jobs.config import JobConfig, load_config, parse_config
+from jobs.doctor import diagnose
+from jobs.estimate import estimate_run
+from jobs.exit_codes import ExitCode, classify_error, find_cause
+from jobs.lock import is_alive, read_owner
+from jobs.progress import open_reporter
+from jobs.run import CONFIG, RunResult, report_again, run_job, select_again
+from jobs.run_status import RUN_STATUS
+from mmcsal_core.errors import ConfigError
+from mmcsal_core.storage import Store
+from mmcsal_core.validation import validate_run
+
+app = typer.Typer(
+    name="mmcsal",
+    help="Which multimodal pairs to label first: budgeted, cross-modal, cold-start selection.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file that describes the run.")]
+RunUrl = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, e.g. out/run_id=demo or s3://bucket/run_id=x.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a key of the configuration; repeatable.")
+]
+StoreOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--store-option", metavar="KEY=VALUE", help="fsspec option of the store, e.g. endpoint_url=...; repeatable."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
+
+Result = TypeVar("Result")
+
+
+@app.command()
+def plan(config: ConfigPath, set_: Overrides = None, as_json: AsJson = False) -> None:
+    """Say what a run will take: pairs, shards, bytes, memory, hours and cost. Reads headers only."""
+    estimate = _guard(lambda: estimate_run(load_config(config, set_ or ())), as_json)
+    _print_values("plan", estimate.model_dump(mode="json"), as_json)
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Last stage to run.")] = None,
+    set_: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run every stage that is not up to date. A killed run resumes where it was."""
+    result = _guard(
+        lambda: _with_reporter(lambda reporter: run_job(load_config(config, set_ or ()), reporter, until=until)),
+        as_json,
+    )
+    _print_run(result, as_json)
+
+
+@app.command()
+def select(config: ConfigPath, set_: Overrides = None, as_json: AsJson = False) -> None:
+    """Select again from stored embeddings: another budget or strategy. Nothing else is recomputed."""
+    result = _guard(
+        lambda: _with_reporter(lambda reporter: select_again(load_config(config, set_ or ()), reporter)), as_json
+    )
+    _print_run(result, as_json)
+
+
+@app.command()
+def report(run_url: RunUrl, set_: Overrides = None, store_option: StoreOptions = None, as_json: AsJson = False) -> None:
+    """Write the report of a run again, from its stored selection."""
+
+    def write() -> RunResult:
+        stored = _load_stored_config(run_url, store_option, set_)
+        return _with_reporter(lambda reporter: report_again(stored, reporter))
+
+    _print_run(_guard(write, as_json), as_json)
+
+
+@app.command()
+def status(run_url: RunUrl, store_option: StoreOptions = None, as_json: AsJson = False) -> None:
+    """Say what a run is doing, or what it ended with."""
+
+    def read() -> dict[str, Any]:
+        store = _open_run(run_url, store_option)
+        owner = read_owner(store)
+        return {**store.read_json(RUN_STATUS), "is_alive": owner is not None and is_alive(owner)}
+
+    _print_values("status", _guard(read, as_json), as_json)
+
+
+@app.command()
+def validate(run_url: RunUrl, store_option: StoreOptions = None, as_json: AsJson = False) -> None:
+    """Check a run against the output contract: checksums, counts, schemas, ranks, weights."""
+    checked = _guard(lambda: validate_run(_open_run(run_url, store_option)), as_json)
+    if as_json:
+        typer.echo(json.dumps({"ok": checked.ok, **checked.model_dump(mode="json")}))
+    else:
+        for check in checked.checks:
+            typer.echo(f"{'ok    ' if check.ok else 'FAILED'}  {check.name}: {check.detail}")
+        typer.echo(f"{sum(check.ok for check in checked.checks)} of {len(checked.checks)} checks hold")
+    raise typer.Exit(ExitCode.DONE if checked.ok else ExitCode.GATE)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where the demo puts its corpus and its output.")] = Path("demo"),
+    set_: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole job on 1903 OpenMoji image-text pairs and show what it picked."""
+    summary = _guard(lambda: _with_reporter(lambda reporter: demo_job.run_demo(folder, reporter, set_ or ())), as_json)
+    if as_json:
+        typer.echo(summary.model_dump_json())
+    else:
+        demo_job.print_summary(summary, Console())
+
+
+@app.command()
+def doctor(
+    store: Annotated[str | None, typer.Option(metavar="URL", help="A store to probe, e.g. s3://bucket/prefix.")] = None,
+    store_option: StoreOptions = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what this machine has, and whether a store can be used."""
+    found = _guard(lambda: diagnose(store, _parse_options(store_option)), as_json)
+    _print_values("doctor", {**found.model_dump(mode="json"), "is_healthy": found.is_healthy}, as_json)
+    raise typer.Exit(ExitCode.DONE if found.is_healthy else ExitCode.INFRASTRUCTURE)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _with_reporter(action: Callable[..., Result]) -> Result:
+    with open_reporter() as reporter:
+        return action(reporter)
+
+
+def _guard(action: Callable[[], Result], as_json: bool) -> Result:
+    """Run `action`; turn every foreseen failure into one clear line and its exit code. A defect keeps its traceback."""
+    with ExitStack() as stack:
+        stack.push(partial(_explain_failure, as_json))
+        return action()
+
+
+def _explain_failure(as_json: bool, _kind: object, error: BaseException | None, _trace: object) -> None:
+    code = ExitCode.DONE if error is None else classify_error(error)
+    if error is None or code in (ExitCode.DONE, ExitCode.DEFECT):
+        return
+    cause = find_cause(error)
+    kind, message = type(cause).__name__, str(cause) or type(cause).__name__
+    if as_json:
+        typer.echo(json.dumps({"error": {"kind": kind, "message": message}, "exit_code": int(code)}))
+    typer.echo(f"mmcsal: {message}", err=True)
+    sys.exit(code)
+
+
+def _parse_options(options: list[str] | None) -> dict[str, str]:
+    pairs = [option.partition("=") for option in options or ()]
+    wrong = ["".join(pair) for pair in pairs if not pair[1] or not pair[0]]
+    if wrong:
+        raise ConfigError(
+            f"--store-option takes KEY=VALUE, got {wrong[0]!r}; write e.g. endpoint_url=http://127.0.0.1:9000"
+        )
+    return {key: value for key, _, value in pairs}
+
+
+def _open_run(run_url: str, options: list[str] | None) -> Store:
+    return Store(run_url, _parse_options(options))
+
+
+def _load_stored_config(run_url: str, options: list[str] | None, overrides: list[str] | None) -> JobConfig:
+    store = _open_run(run_url, options)
+    values = {**store.read_json(CONFIG), "output": store.url.rstrip("/").rpartition("/")[0] or "."}
+    if options:
+        values |= {"output_options": dict(store.options), "source_options": dict(store.options)}
+    return parse_config(values, overrides or (), origin=f"{run_url}/{CONFIG}")
+
+
+def _print_run(result: RunResult, as_json: bool) -> None:
+    if as_json:
+        typer.echo(result.model_dump_json())
+    elif not result.executed:
+        typer.echo(f"nothing to do: {', '.join(result.up_to_date)} are up to date in {result.run}")
+    else:
+        typer.echo(f"done: {', '.join(result.executed)}; results in {result.run}")
+
+
+def _print_values(title: str, values: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(values))
+        return
+    table = Table(title=title, show_header=False)
+    for key, value in values.items():
+        table.add_row(key.replace("_", " "), json.dumps(value) if isinstance(value, dict | list) else str(value))
+    Console().print(table)

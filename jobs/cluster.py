@@ -1,0 +1,59 @@
+"""Start Ray, or join a cluster: the only place, beside one test fixture, that calls `ray.init`.
+
+A Ray of our own is told of at least as many CPUs as the job's workers ask for, so that a pool never waits for a core
+that the machine does not have; more workers than cores share them.
+"""
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from jobs.config import RayConfig
+from pipelines.stage_run import Resources
+
+_ENVIRONMENT = {
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # ours are drawn by jobs.progress
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # the core worker logs harmless lines about actor restarts as errors
+}
+_QUIET = ("ray.data", "ray.train", "ray._private.authentication")
+
+
+@contextmanager
+def connect_ray(config: RayConfig, resources: Resources) -> Iterator[None]:
+    """Hold a connection to Ray while the block runs; one that the process has already is used and left open.
+
+    Raises:
+        ConnectionError: the configured cluster does not answer.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(**_init_arguments(config, resources))
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _init_arguments(config: RayConfig, resources: Resources) -> dict[str, object]:
+    shared: dict[str, object] = {
+        "namespace": config.namespace,
+        "runtime_env": config.runtime_env or None,
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+    }
+    if config.address is not None:
+        return {**shared, "address": config.address}
+    workers = math.ceil(resources.num_actors * resources.cpus_per_actor) + resources.num_readers
+    num_cpus = max(config.num_cpus or os.cpu_count() or 1, workers, resources.train_workers + 1)
+    local: dict[str, object] = {"address": "local", "num_cpus": num_cpus, "num_gpus": config.num_gpus}
+    dashboard: dict[str, object] = {"include_dashboard": config.include_dashboard, "dashboard_host": "127.0.0.1"}
+    return {**shared, **local, **dashboard}

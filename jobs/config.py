@@ -1,0 +1,222 @@
+"""The configuration of a job: one YAML file, read into strict models, checked whole before anything starts.
+
+Unknown keys are refused with the nearest known one. Relative paths are relative to the working directory and become
+absolute here, since workers do not share it. `resources`, `ray`, `pricing`, `max_reject_fraction` and the storage
+options change no result and enter no fingerprint.
+"""
+
+import difflib
+import json
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from mmcsal_core.backbones import check_backbone
+from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
+from mmcsal_core.corpus.sources import SourceConfig
+from mmcsal_core.encoder import EncoderConfig
+from mmcsal_core.errors import ConfigError
+from mmcsal_core.neighbors import NeighborConfig
+from mmcsal_core.settings import Settings
+from mmcsal_core.storage import Store, hash_bytes
+from pipelines.coreset import CoresetConfig
+from pipelines.features import FeaturesConfig
+from pipelines.ingest import IngestConfig
+from pipelines.report import ReportConfig
+from pipelines.stage_run import Resources
+
+_NEUTRAL_KEYS = {
+    *("source_options", "output_options", "output"),
+    *("resources", "ray", "pricing", "max_reject_fraction", "report"),
+}
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class RayConfig(Settings):
+    """Where the job runs: without an address on a Ray of its own on this machine, else on that cluster."""
+
+    address: str | None = Field(None, description="address of a running cluster, e.g. auto or ray://head:10001")
+    num_cpus: int | None = Field(None, ge=1, description="CPU cores of a local Ray; by default all")
+    num_gpus: int | None = Field(None, ge=0, description="GPUs of a local Ray; by default all")
+    namespace: str | None = None
+    runtime_env: dict[str, Any] = Field(default_factory=dict, description="Ray's runtime environment for the workers")
+    include_dashboard: bool = Field(False, description="start the dashboard of a local Ray, on loopback only")
+
+
+class PricingConfig(Settings):
+    """What `mmcsal plan` multiplies: throughput you measured, and what an hour of the whole cluster costs."""
+
+    pairs_per_second: float | None = Field(None, gt=0, description="pairs a second of one actor in the features stage")
+    cost_per_hour: float | None = Field(None, ge=0, description="cost of an hour of the whole cluster, any currency")
+
+
+class JobConfig(Settings):
+    """One run, whole."""
+
+    run_id: str
+    output: str
+    seed: int = Field(0, ge=0)
+    source: SourceConfig
+    source_options: dict[str, Any] = Field(default_factory=dict, description="fsspec storage options of the source")
+    output_options: dict[str, Any] = Field(default_factory=dict, description="fsspec storage options of the output")
+    modalities: dict[str, ModalityConfig]
+    ingest: IngestConfig = IngestConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    neighbors: NeighborConfig = NeighborConfig()
+    selection: CoresetConfig
+    report: ReportConfig = ReportConfig()
+    max_reject_fraction: float = Field(0.05, ge=0, le=1, description="largest share of pairs that a stage may reject")
+    resources: Resources = Resources()
+    ray: RayConfig = RayConfig()
+    pricing: PricingConfig = PricingConfig()
+
+    @field_validator("run_id")
+    @classmethod
+    def _check_run_id(cls, run_id: str) -> str:
+        if not _RUN_ID.fullmatch(run_id):
+            raise ValueError(f"a run_id is letters, digits, '.', '_' and '-', got {run_id!r}; it names a folder")
+        return run_id
+
+    @model_validator(mode="after")
+    def _check_modalities(self) -> "JobConfig":
+        if len(self.modalities) < 2:
+            raise ValueError(
+                f"a pair has two or more modalities, got {sorted(self.modalities)}; add one under modalities, e.g. text"
+            )
+        return self
+
+    @property
+    def run_store(self) -> Store:
+        """The folder of this run."""
+        return Store(self.output, self.output_options).child(f"run_id={self.run_id}")
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> JobConfig:
+    """Read a YAML file, apply `a.b=c` overrides, and check everything that can be checked without reading the source.
+
+    Raises:
+        ConfigError: naming the key, the rule, the value and what to do.
+    """
+    return parse_config(_read_yaml(Path(path)), overrides, origin=path)
+
+
+def parse_config(values: Mapping[str, Any], overrides: Sequence[str] = (), *, origin: str = "config") -> JobConfig:
+    """Check configuration values that were already read; see `load_config`."""
+    merged = json.loads(json.dumps(values, default=str))
+    for override in overrides:
+        _apply_override(merged, override)
+    try:
+        config = JobConfig.model_validate_json(json.dumps(merged))
+    except ValidationError as error:
+        raise ConfigError(_explain(error, origin)) from error
+    return _resolve(config)
+
+
+def describe_config(config: JobConfig) -> dict[str, Any]:
+    """Return the configuration as JSON values, storage options left out, since they may hold secrets."""
+    return config.model_dump(
+        mode="json", exclude={"source_options": True, "output_options": True, "ray": {"runtime_env"}}
+    )
+
+
+def hash_config(config: JobConfig) -> str:
+    """Hash what determines the selection, as `config_sha256` in the selection's metadata."""
+    content = config.model_dump(mode="json", exclude=_NEUTRAL_KEYS)
+    return hash_bytes(json.dumps(content, sort_keys=True).encode())
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"the configuration cannot be read: {path} ({error.strerror}); check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the configuration must be YAML: {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"the configuration must be a mapping of keys, {path} holds {type(values).__name__}")
+    return values
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not all(key.split(".")):
+        raise ConfigError(f"--set takes a.b=value, got {override!r}; write e.g. --set selection.budget=200")
+    *parents, last = key.split(".")
+    node = values
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override!r}: {parent!r} holds a value, not keys; set {parent!r} itself")
+        node = child
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
+
+
+def _resolve(config: JobConfig) -> JobConfig:
+    modalities = {name: resolve_modality(name, modality) for name, modality in config.modalities.items()}
+    for name, modality in modalities.items():
+        _check_location(name, modality, config.source.kind)
+        check_backbone(modality.resolved_backbone, modality.resolved_kind)
+    source = config.source.model_copy(update={"url": _make_absolute(config.source.url)})
+    return config.model_copy(
+        update={"modalities": modalities, "source": source, "output": _make_absolute(config.output)}
+    )
+
+
+def _check_location(name: str, modality: ModalityConfig, source_kind: str) -> None:
+    has_column = modality.column is not None or modality.uri_column is not None
+    if source_kind == "folder" and has_column:
+        raise ConfigError(
+            f"modalities.{name}: a folder source has no columns, got {modality.column or modality.uri_column!r}; "
+            "remove it, or give suffixes"
+        )
+    if source_kind != "folder" and not has_column:
+        raise ConfigError(
+            f"modalities.{name}: a {source_kind} source needs a column with the content or a uri_column with paths; "
+            f"add modalities.{name}.column or modalities.{name}.uri_column"
+        )
+
+
+def _make_absolute(url: str) -> str:
+    return url if "://" in url else str(Path(url).expanduser().absolute())
+
+
+def _explain(error: ValidationError, origin: str) -> str:
+    lines = [_explain_one(problem) for problem in error.errors()]
+    return f"{origin}: " + "; ".join(lines)
+
+
+def _explain_one(problem: Mapping[str, Any]) -> str:
+    location, message = problem["loc"], problem["msg"].removeprefix("Value error, ")
+    key = ".".join(str(part) for part in location) or "configuration"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key!r}{_suggest(location)}"
+    if problem["type"] == "missing":
+        return f"key {key!r} is required; add it"
+    if problem["type"] == "value_error":
+        return f"{key}: {message}"
+    return f"{key}: {message}, got {problem['input']!r}"
+
+
+def _suggest(location: tuple[int | str, ...]) -> str:
+    known = sorted(_known_keys(location[:-1]))
+    close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known keys are {', '.join(known)}"
+
+
+def _known_keys(location: Sequence[int | str]) -> list[str]:
+    model: Any = JobConfig
+    for part in location:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            model = model.model_fields[str(part)].annotation
+        else:
+            model = typing.get_args(model)[-1]
+    return list(model.model_fields)

@@ -1,0 +1,93 @@
+"""`mmcsal plan`: what a run will take, from headers alone. Nothing is started and nothing is written.
+
+Throughput is that of the features stage, which is nearly all of a run: pairs a second of one actor on one core,
+measured for the embedded backbones on a shared x86-64 core and therefore rough. For hub models it is unknown until you
+measure it (`mmcsal run --until features` on a few thousand pairs) and put it in `pricing.pairs_per_second`.
+"""
+
+from jobs.config import JobConfig
+from mmcsal_core.artifacts import plan_ranges
+from mmcsal_core.corpus.modality import ModalityConfig
+from mmcsal_core.corpus.sources import list_source
+from mmcsal_core.settings import Settings
+
+ROWS_PER_SECOND: dict[str, float] = {
+    "efficientnet-lite0": 21.0,  # at 224 px; scales with the number of pixels
+    "wordllama": 20_000.0,
+    "minilm-onnx": 200.0,
+    "logmel": 400.0,
+    "precomputed": 100_000.0,
+}
+_REFERENCE_SIDE_PX = 224
+_MODEL_BYTES = 1_000_000_000
+
+
+class Estimate(Settings):
+    """What a run will take. `hours` and `cost` are None where a backbone's throughput is unknown."""
+
+    source: str
+    num_files: int
+    num_pairs: int
+    source_bytes: int
+    num_shards: int
+    decoded_bytes_per_shard: int
+    memory_per_actor_bytes: int
+    pairs_per_second: float | None
+    hours: float | None
+    cost: float | None
+    budget: int
+
+
+def estimate_run(config: JobConfig) -> Estimate:
+    """Estimate a run from the headers of its source.
+
+    Raises:
+        DataError: the source is missing or unreadable.
+        ConfigError: the configuration does not fit the source.
+    """
+    listing = list_source(config.source, config.modalities, config.source_options)
+    shards = plan_ranges(listing.num_pairs, config.resources.rows_per_shard)
+    rows = max((shard.stop - shard.start for shard in shards), default=0)
+    decoded = rows * sum(_count_decoded_bytes(modality) for modality in config.modalities.values())
+    speed = config.pricing.pairs_per_second or _estimate_speed(config)
+    hours = None if speed is None else listing.num_pairs / (speed * config.resources.num_actors) / 3600
+    price = config.pricing.cost_per_hour
+    return Estimate(
+        source=config.source.url,
+        num_files=len(listing.files),
+        num_pairs=listing.num_pairs,
+        source_bytes=listing.num_bytes,
+        num_shards=len(shards),
+        decoded_bytes_per_shard=decoded,
+        memory_per_actor_bytes=_MODEL_BYTES + 3 * decoded,
+        pairs_per_second=speed,
+        hours=hours,
+        cost=None if hours is None or price is None else hours * price,
+        budget=config.selection.count_picks(listing.num_pairs),
+    )
+
+
+def _count_decoded_bytes(modality: ModalityConfig) -> int:
+    picture = modality.image_size**2 * 3
+    sizes = {
+        "image": picture,
+        "video": picture * modality.num_frames,
+        "audio": int(modality.sample_rate * modality.window_s) * 4,
+        "text": 200,
+        "vector": 8_192,
+    }
+    return sizes[modality.resolved_kind]
+
+
+def _estimate_speed(config: JobConfig) -> float | None:
+    seconds = 0.0
+    for modality in config.modalities.values():
+        rate = ROWS_PER_SECOND.get(modality.resolved_backbone)
+        if rate is None:
+            return None
+        if modality.resolved_kind in ("image", "video"):
+            rate *= (_REFERENCE_SIDE_PX / modality.image_size) ** 2
+        if modality.resolved_kind == "video":
+            rate /= modality.num_frames
+        seconds += 1 / rate
+    return 1 / seconds

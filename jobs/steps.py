@@ -1,0 +1,185 @@
+"""The stages of a run as a plain list: what each publishes, under which fingerprint, and how to execute it.
+
+All fingerprints are known before anything runs, since each is a function of the configuration and of the fingerprints
+before it. So a run that has nothing to do ends without starting Ray.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from jobs.config import JobConfig, hash_config
+from mmcsal_core.artifacts import Artifact, Manifest, compute_fingerprint
+from mmcsal_core.reporting.numbers import ReportInputs
+from mmcsal_core.selection.selection_table import RunOrigin
+from mmcsal_core.selection.stored_pool import PoolArtifacts
+from pipelines import coreset, embed, features, ingest, neighbors, report, train
+from pipelines.stage_run import StageRun
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of one run."""
+
+    name: str
+    artifact: Artifact
+    fingerprint: str
+    uses_ray: bool
+    execute: Callable[[StageRun], Manifest]
+
+    def is_complete(self) -> bool:
+        """Say whether the stage's artifact is finished under this fingerprint."""
+        return self.artifact.is_complete(self.fingerprint)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The artifacts of a run folder."""
+
+    pairs: Artifact
+    features: Artifact
+    encoder: Artifact
+    embeddings: Artifact
+    indexes: Artifact
+    neighbors: Artifact
+    selection: Artifact
+    report: Artifact
+
+
+def lay_out(config: JobConfig) -> Layout:
+    """Name the artifacts of the run that a configuration describes."""
+    run = config.run_store
+    return Layout(
+        pairs=Artifact(run, "pairs", ingest.STAGE),
+        features=Artifact(run, "features", features.STAGE),
+        encoder=Artifact(run, "encoder", train.STAGE),
+        embeddings=Artifact(run, "embeddings", embed.STAGE),
+        indexes=Artifact(run, "indexes", neighbors.STAGE),
+        neighbors=Artifact(run, "neighbors", neighbors.STAGE),
+        selection=Artifact(run, "selection", coreset.STAGE),
+        report=Artifact(run, "report", report.STAGE),
+    )
+
+
+def fingerprint_ingest(config: JobConfig, source_fingerprint: str) -> str:
+    """Return the fingerprint of pairs/: what the source is and where each modality stands in it."""
+    location = {"kind", "column", "uri_column", "suffixes"}
+    modalities = [
+        [name, modality.model_dump(mode="json", include=location)] for name, modality in config.modalities.items()
+    ]
+    settings = {"source": _dump(config.source), "ingest": _dump(config.ingest), "modalities": modalities}
+    return compute_fingerprint(ingest.STAGE, settings, {"source": source_fingerprint})
+
+
+def list_steps(config: JobConfig, pairs_fingerprint: str) -> list[Step]:
+    """Return the stages in order, given the fingerprint of the first."""
+    at = lay_out(config)
+    prints = _chain_fingerprints(config, pairs_fingerprint)
+    names = list(config.modalities)
+
+    def step(artifact: Artifact, uses_ray: bool, execute: Callable[[StageRun], Manifest]) -> Step:
+        return Step(artifact.stage, artifact, prints[artifact.stage], uses_ray, execute)
+
+    return [
+        step(
+            at.pairs,
+            True,
+            lambda run: ingest.ingest_pairs(
+                source=config.source,
+                source_options=config.source_options,
+                modalities=config.modalities,
+                config=config.ingest,
+                run=run,
+            ),
+        ),
+        step(
+            at.features,
+            True,
+            lambda run: features.extract_features(
+                pairs=at.pairs,
+                modalities=config.modalities,
+                source_options=config.source_options,
+                config=config.features,
+                run=run,
+            ),
+        ),
+        step(
+            at.encoder,
+            True,
+            lambda run: train.train_encoder(
+                features=at.features, modalities=names, seed=config.seed, config=config.encoder, run=run
+            ),
+        ),
+        step(at.embeddings, True, lambda run: embed.embed_pairs(features=at.features, encoder=at.encoder, run=run)),
+        step(
+            at.neighbors,
+            True,
+            lambda run: neighbors.find_neighbors(
+                embeddings=at.embeddings, indexes=at.indexes, config=config.neighbors, run=run
+            ),
+        ),
+        step(at.selection, False, lambda run: _rank(config, at, run)),
+        step(at.report, False, lambda run: _report(config, at, run)),
+    ]
+
+
+def _chain_fingerprints(config: JobConfig, pairs: str) -> dict[str, str]:
+    modalities = [[name, _dump(modality)] for name, modality in config.modalities.items()]
+    extracted = compute_fingerprint(
+        features.STAGE, {"features": _dump(config.features), "modalities": modalities}, {"pairs": pairs}
+    )
+    fitting = {
+        "encoder": _dump(config.encoder),
+        "modalities": list(config.modalities),
+        "seed": config.seed,
+        "workers": config.resources.train_workers,
+    }
+    fitted = compute_fingerprint(train.STAGE, fitting, {"features": extracted})
+    embedded = compute_fingerprint(embed.STAGE, {}, {"features": extracted, "encoder": fitted})
+    found = compute_fingerprint(neighbors.STAGE, _dump(config.neighbors), {"embeddings": embedded})
+    ranking = {"selection": _dump(config.selection), "seed": config.seed, "run_id": config.run_id}
+    ranked = compute_fingerprint(coreset.STAGE, ranking, {"pairs": pairs, "neighbors": found})
+    telling = {"report": _dump(config.report), "seed": config.seed}
+    told = compute_fingerprint(report.STAGE, telling, {"selection": ranked})
+    return {
+        ingest.STAGE: pairs,
+        features.STAGE: extracted,
+        train.STAGE: fitted,
+        embed.STAGE: embedded,
+        neighbors.STAGE: found,
+        coreset.STAGE: ranked,
+        report.STAGE: told,
+    }
+
+
+def _rank(config: JobConfig, at: Layout, run: StageRun) -> Manifest:
+    origin = RunOrigin(
+        run_id=config.run_id,
+        seed=config.seed,
+        encoder_sha256=at.encoder.read_manifest().properties["encoder_sha256"],
+        config_sha256=hash_config(config),
+    )
+    return coreset.rank_pairs(
+        inputs=PoolArtifacts(at.pairs, at.features, at.embeddings, at.neighbors),
+        modalities=config.modalities,
+        origin=origin,
+        config=config.selection,
+        run=run,
+    )
+
+
+def _report(config: JobConfig, at: Layout, run: StageRun) -> Manifest:
+    return report.write_report(
+        inputs=ReportInputs(at.pairs, at.features, at.encoder, at.embeddings, at.neighbors, at.selection),
+        modalities=config.modalities,
+        source_options=config.source_options,
+        seed=config.seed,
+        config=config.report,
+        run=run,
+    )
+
+
+def _dump(settings: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
+    return settings.model_dump(mode="json") if isinstance(settings, BaseModel) else dict(settings)

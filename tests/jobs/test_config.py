@@ -1,0 +1,114 @@
+"""The configuration: what is refused, and in which words."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jobs.config import JobConfig, describe_config, hash_config, load_config, parse_config
+from mmcsal_core.errors import ConfigError
+
+
+def make_values(**changes: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "run_id": "r",
+        "output": "out",
+        "source": {"kind": "parquet", "url": "pairs.parquet"},
+        "modalities": {"image": {"column": "image"}, "text": {"column": "caption"}},
+        "selection": {"budget": 10},
+    }
+    return values | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "overrides", "words"),
+    [
+        ({"modalties": {}}, [], ["unknown key 'modalties'", "did you mean 'modalities'"]),
+        ({"selection": {"budgett": 3}}, [], ["'selection.budgett'", "did you mean 'budget'"]),
+        ({}, ["modalities.image.image_siz=3"], ["'modalities.image.image_siz'", "did you mean 'image_size'"]),
+        ({}, ["ray.zzzz=3"], ["'ray.zzzz'", "known keys are", "address"]),
+        ({"run_id": "a/b"}, [], ["run_id", "'a/b'", "letters"]),
+        ({}, ["selection.budget=0"], ["selection.budget", "greater than", "got 0"]),
+        ({}, ["selection.budget=ten"], ["selection.budget", "got 'ten'"]),
+        ({}, ["selection.budget"], ["--set takes a.b=value", "'selection.budget'"]),
+        ({}, ["run_id.x=1"], ["'run_id' holds a value"]),
+        ({}, ["seed=-1"], ["seed", "got -1"]),
+        ({"modalities": {"image": {"column": "image"}}}, [], ["two or more modalities", "['image']"]),
+        ({"modalities": {"image": {"column": "i"}, "words": {"column": "c"}}}, [], ["'words' needs a kind"]),
+        ({}, ["modalities.image.uri_column=path"], ["one of column and uri_column", "'path'"]),
+        ({}, ["source.kind=folder"], ["a folder source has no columns", "'image'"]),
+        ({"modalities": {"image": {}, "text": {"column": "c"}}}, [], ["modalities.image", "needs a column"]),
+        ({}, ["modalities.image.backbone=efficientnet-lite"], ["efficientnet-lite", "efficientnet-lite0"]),
+        ({}, ["modalities.text.backbone=efficientnet-lite0"], ["efficientnet-lite0", "text"]),
+        ({"selection": {}}, [], ["selection", "budget"]),
+        ({"output": 3}, [], ["output", "string", "got 3"]),
+    ],
+)
+def test_refuses_with_the_rule_and_the_value(changes: dict[str, Any], overrides: list[str], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(make_values(**changes), overrides)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_missing_key_is_named() -> None:
+    values = make_values()
+    del values["output"]
+    with pytest.raises(ConfigError, match=r"key 'output' is required"):
+        parse_config(values)
+
+
+@pytest.mark.parametrize(("text", "words"), [("- 1\n", "mapping"), ("a: [", "must be YAML"), (None, "cannot be read")])
+def test_refuses_a_file_that_is_no_configuration(tmp_path: Path, text: str | None, words: str) -> None:
+    path = tmp_path / "job.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        load_config(str(path))
+
+
+def test_overrides_are_yaml_values(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(make_values()))
+    config = load_config(str(path), ["selection.budget=7", "source.metadata_columns=[a, b]", "resources.num_actors=2"])
+    assert (config.selection.budget, config.source.metadata_columns) == (7, ("a", "b"))
+    assert config.resources.num_actors == 2
+
+
+def test_fills_in_kinds_and_backbones_and_makes_paths_absolute() -> None:
+    config = parse_config(make_values(output="s3://bucket/x"))
+    assert [modality.resolved_backbone for modality in config.modalities.values()] == [
+        "efficientnet-lite0",
+        "wordllama",
+    ]
+    assert Path(config.source.url).is_absolute()
+    assert config.run_store.url == "s3://bucket/x/run_id=r"
+
+
+def test_the_described_configuration_reads_back_and_keeps_no_secret() -> None:
+    secret = {"key": "AKIA", "secret": "hunter2"}
+    config = parse_config(
+        make_values(output_options=secret, source_options=secret, ray={"runtime_env": {"env_vars": secret}})
+    )
+    described = describe_config(config)
+    assert "hunter2" not in json.dumps(described)
+    assert parse_config(described).modalities == config.modalities
+
+
+def test_resources_do_not_enter_the_hash_but_the_budget_does() -> None:
+    base = parse_config(make_values())
+
+    def changed(*overrides: str) -> JobConfig:
+        return parse_config(make_values(), overrides)
+
+    assert hash_config(changed("resources.num_actors=4", "output=elsewhere", "report.gallery_size=3")) == hash_config(
+        base
+    )
+    assert hash_config(changed("selection.budget=11")) != hash_config(base)
+
+
+@pytest.mark.parametrize("name", ["demo", "local"])
+def test_the_shipped_configurations_are_valid(name: str) -> None:
+    load_config(str(Path(__file__).parents[2] / "jobs" / "configs" / f"{name}.yaml"))

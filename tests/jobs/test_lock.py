@@ -1,0 +1,61 @@
+"""The lock of a run: refused while the owner lives, taken over when it is gone."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.lock import EXPIRY_S, LOCK, RunLock, is_alive, read_owner
+from mmcsal_core.errors import LockError
+from mmcsal_core.storage import Store
+
+
+def test_a_second_holder_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
+    run = Store(str(tmp_path / "run"))
+    with RunLock(run):
+        with pytest.raises(LockError, match=r"process \d+ on .*wait for it"), RunLock(run):
+            pass
+        owner = read_owner(run)
+        assert owner is not None
+        assert is_alive(owner)
+    assert not run.exists(LOCK)
+    with RunLock(run):
+        pass
+
+
+def test_a_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
+    run = Store(str(tmp_path / "run"))
+    script = (
+        "import sys, time; from jobs.lock import RunLock; from mmcsal_core.storage import Store\n"
+        f"with RunLock(Store({run.url!r})):\n    print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(LockError), RunLock(run):
+            pass
+        holder.kill()
+    with RunLock(run):
+        pass
+
+
+@pytest.mark.parametrize(("age_s", "alive"), [(0.0, True), (EXPIRY_S + 1, False)])
+def test_on_another_machine_the_heartbeat_counts(tmp_path: Path, age_s: float, alive: bool) -> None:
+    run = Store(str(tmp_path))
+    owner = {"host": "elsewhere", "pid": 1, "started": 0.0, "heartbeat": time.time() - age_s}
+    run.write_bytes(LOCK, json.dumps(owner).encode())
+    assert is_alive(owner) is alive
+    if alive:
+        with pytest.raises(LockError), RunLock(run):
+            pass
+    else:
+        with RunLock(run):
+            pass
+
+
+def test_a_reused_process_id_is_not_the_owner() -> None:
+    owner = {"host": __import__("socket").gethostname(), "pid": 1, "started": 12.0, "heartbeat": time.time()}
+    assert not is_alive(owner)
