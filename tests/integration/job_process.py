@@ -1,0 +1,67 @@
+"""Run `mmcsal` as its users do: as a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MMCSAL = [sys.executable, "-W", "ignore", "-m", "jobs"]
+
+QUICK_ENCODER = {"dim": 32, "hidden_width": 64, "epochs": 4, "batch_size": 64, "prototype_refresh_epochs": 1}
+
+
+def make_config(corpus: Path, output: Path, **changes: Any) -> dict[str, Any]:
+    """Describe a quick job on a corpus made by `tests.corpora.write_image_text_parquet`."""
+    values: dict[str, Any] = {
+        "run_id": "t",
+        "output": str(output),
+        "source": {"kind": "parquet", "url": str(corpus), "pair_id_column": "id"},
+        "modalities": {"image": {"column": "image", "image_size": 32}, "text": {"column": "caption"}},
+        "encoder": QUICK_ENCODER,
+        "neighbors": {"num_neighbors": 16},
+        "selection": {"budget": 20, "kernel": {"bandwidth_neighbor": 10}},
+        "report": {"gallery_size": 8, "num_random_draws": 3},
+        "resources": {"rows_per_shard": 256},
+    }
+    return values | changes
+
+
+def write_config(path: Path, values: dict[str, Any]) -> Path:
+    """Write a configuration as YAML."""
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return path
+
+
+def start_mmcsal(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Popen[str]:
+    """Start a command without waiting for it."""
+    return subprocess.Popen(
+        [*MMCSAL, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+
+
+def run_mmcsal(*arguments: str | Path, cwd: Path | None = None, expect: int = 0) -> str:
+    """Run a command to its end, check its exit code, return its stdout, or its stderr where it fails as expected."""
+    with start_mmcsal(*arguments, cwd=cwd) as process:
+        out, err = process.communicate(timeout=300)
+    assert process.returncode == expect, f"exit {process.returncode}\n{out}\n{err}"
+    assert "Traceback" not in err
+    return out if expect == 0 else err
+
+
+def run_json(*arguments: str | Path, cwd: Path | None = None) -> dict[str, Any]:
+    """Run a command with `--json` and return its result."""
+    return dict(json.loads(run_mmcsal(*arguments, "--json", cwd=cwd)))
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of every file below a folder, by its name relative to it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -1,0 +1,30 @@
+"""The demo, as `make demo` runs it: the whole job on real pairs."""
+
+from pathlib import Path
+
+import duckdb
+
+from tests.integration.job_process import run_json, run_mmcsal
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_make_demo_runs_the_demo() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    assert "demo: $(VENV)/.demo\n\t$(BIN)/mmcsal demo\n" in makefile
+
+
+def test_the_demo_ranks_1903_real_pairs(tmp_path: Path) -> None:
+    summary = run_json("demo", tmp_path / "demo")
+    assert summary["pairs"] == 1903
+    assert summary["num_categories"] == 9
+    assert [pick["rank"] for pick in summary["first_picks"]] == list(range(10))
+    assert summary["categories_covered"] >= summary["categories_covered_by_random"] - 1
+    assert "CC BY-SA 4.0" in summary["licence"]
+    assert Path(summary["report"]).stat().st_size > 100_000
+    total = duckdb.execute(f"SELECT count(*), sum(cluster_weight) FROM '{summary['selection']}'").fetchall()
+    assert total == [(100, 1903)]
+    text = run_mmcsal("demo", tmp_path / "demo")
+    assert "The first 20 picks cover" in text
+    assert "CC BY-SA 4.0" in text
+    assert run_json("validate", tmp_path / "demo" / "output" / "run_id=demo")["ok"] is True

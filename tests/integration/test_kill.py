@@ -1,0 +1,91 @@
+"""SIGKILL in each stage: the next run resumes, and the selection ends with the same bytes as an undisturbed run's."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.config import parse_config
+from jobs.progress import JsonReporter
+from jobs.run import run_job
+from tests.corpora import write_image_text_parquet
+from tests.integration.job_process import make_config, read_files, run_json, run_mmcsal, start_mmcsal, write_config
+
+FOLDERS = ("pairs", "features", "encoder", "embeddings", "neighbors", "selection", "report")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The folder of a finished run, and the corpus that it read."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    corpus = write_image_text_parquet(folder / "pairs.parquet", 1100)
+    run_job(parse_config(make_config(corpus, folder / "out")), JsonReporter())
+    return folder / "out" / "run_id=t", corpus
+
+
+def read_results(artifact: Path) -> dict[str, bytes]:
+    """Return the files of an artifact that hold no time of day."""
+    return {name: data for name, data in read_files(artifact).items() if name != "_manifest.json"}
+
+
+def kill_within(process: subprocess.Popen[str], artifact: Path, timeout_s: float = 120.0) -> bool:
+    """Kill `process` while `artifact` is planned and not finished; say whether that was met.
+
+    Its Ray workers are left to notice by themselves, which takes them some seconds: the next run meets them.
+    """
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and process.poll() is None:
+        if (artifact / "_plan.json").exists():
+            os.kill(process.pid, signal.SIGSTOP)
+            unfinished = not (artifact / "_SUCCESS").exists()
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            return unfinished
+        time.sleep(0.001)
+    out, err = process.communicate()
+    raise AssertionError(f"the run ended before {artifact.name} was planned: {out}\n{err}")
+
+
+def test_killed_in_each_stage_it_resumes_to_the_same_bytes(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+    reference, corpus = undisturbed
+    disturbed = write_config(tmp_path / "job.yaml", make_config(corpus, tmp_path / "out"))
+    run = tmp_path / "out" / "run_id=t"
+    met = []
+    for folder in FOLDERS:
+        with start_mmcsal("run", disturbed) as process:
+            met.append(kill_within(process, run / folder))
+        done = FOLDERS[: FOLDERS.index(folder)]
+        assert all((run / name / "_SUCCESS").exists() for name in done)
+    assert met == [True] * len(FOLDERS)
+    assert json.loads((run / "run_status.json").read_text())["state"] == "running"
+    assert run_json("status", run)["is_alive"] is False
+    assert run_json("run", disturbed)["executed"] == ["report"]
+    assert run_json("validate", run)["ok"] is True
+    for folder in FOLDERS:
+        assert read_results(run / folder) == read_results(reference / folder), folder
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "state"), [(signal.SIGTERM, 143, "interrupted"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_signal_ends_the_run_with_its_code_and_frees_the_lock(
+    undisturbed: tuple[Path, Path], tmp_path: Path, number: signal.Signals, code: int, state: str
+) -> None:
+    _, corpus = undisturbed
+    config = write_config(tmp_path / "job.yaml", make_config(corpus, tmp_path / "out"))
+    run = tmp_path / "out" / "run_id=t"
+    with start_mmcsal("run", config) as process:
+        while not (run / "pairs" / "_SUCCESS").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        assert run_mmcsal("run", config, expect=5).startswith("mmcsal: another run holds")
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    assert process.returncode == code
+    status = json.loads((run / "run_status.json").read_text())
+    assert (status["state"], status["exit_code"]) == (state, code)
+    assert not (run / "_lock.json").exists()

@@ -1,0 +1,130 @@
+"""What a second run does: nothing, or only what the change asks for; and how many shards there are changes no byte."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.config import parse_config
+from jobs.progress import JsonReporter
+from jobs.run import STAGES, RunResult, run_job, select_again
+from mmcsal_core.errors import ArtifactError, GateError
+from mmcsal_core.storage import Store
+from mmcsal_core.validation import validate_run
+from tests.corpora import make_image_text_table, write_image_text_parquet
+from tests.integration.job_process import make_config, read_files
+
+NUM_PAIRS = 1100
+
+Run = Callable[..., RunResult]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_image_text_parquet(tmp_path_factory.mktemp("corpus") / "pairs.parquet", NUM_PAIRS)
+
+
+@pytest.fixture(scope="module")
+def finished(ray_session: None, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The configuration of a run that is finished, in one shard (1 actor)."""
+    values = make_config(corpus, tmp_path_factory.mktemp("one"), resources={"rows_per_shard": 4096})
+    result = run_job(parse_config(values), JsonReporter())
+    assert result.executed == STAGES
+    return values
+
+
+def run_folder(values: dict[str, Any]) -> Path:
+    return Path(values["output"]) / f"run_id={values['run_id']}"
+
+
+def test_the_finished_run_keeps_the_contract(finished: dict[str, Any]) -> None:
+    report = validate_run(Store(str(run_folder(finished))))
+    assert [check for check in report.checks if not check.ok] == []
+    assert report.ok
+
+
+@pytest.mark.parametrize(("num_shards", "num_actors"), [(2, 2), (5, 5)])
+def test_the_same_selection_whatever_the_number_of_shards_and_actors(
+    finished: dict[str, Any], corpus: Path, tmp_path: Path, num_shards: int, num_actors: int
+) -> None:
+    resources = {
+        "rows_per_shard": -(-NUM_PAIRS // num_shards),
+        "num_actors": num_actors,
+        "cpus_per_actor": 0.2,
+        "num_readers": 1,
+    }
+    values = make_config(corpus, tmp_path, resources=resources)
+    run_job(parse_config(values), JsonReporter())
+    assert len(list((run_folder(values) / "features" / "data").iterdir())) == num_shards
+    for name in ("selection/data", "encoder/encoder.safetensors", "report/report.json"):
+        mine, theirs = run_folder(values) / name, run_folder(finished) / name
+        assert (read_files(mine) or mine.read_bytes()) == (read_files(theirs) or theirs.read_bytes()), name
+
+
+def test_a_second_run_does_nothing(finished: dict[str, Any]) -> None:
+    before = read_files(run_folder(finished))
+    result = run_job(parse_config(finished), JsonReporter())
+    assert (result.executed, result.up_to_date) == ((), STAGES)
+    assert read_files(run_folder(finished)) == before
+
+
+@pytest.mark.parametrize(
+    ("override", "redone"),
+    [
+        ("report.gallery_size=5", ("report",)),
+        ("selection.budget=30", ("coreset", "report")),
+        ("neighbors.num_neighbors=12", ("neighbors", "coreset", "report")),
+        ("resources.rows_per_shard=256", ()),
+        ("max_reject_fraction=0.5", ()),
+    ],
+)
+def test_a_change_redoes_only_what_depends_on_it(
+    finished: dict[str, Any], override: str, redone: tuple[str, ...]
+) -> None:
+    run_job(parse_config(finished), JsonReporter())
+    untouched = {name: read_files(run_folder(finished) / name) for name in ("features", "encoder", "embeddings")}
+    assert run_job(parse_config(finished, [override]), JsonReporter()).executed == redone
+    assert {name: read_files(run_folder(finished) / name) for name in untouched} == untouched
+
+
+def test_an_early_change_redoes_all_that_follows(finished: dict[str, Any], tmp_path: Path) -> None:
+    config = parse_config(finished, [f"output={tmp_path}"])
+    assert run_job(config, JsonReporter(), until="features").executed == ("ingest", "features")
+    assert validate_run(config.run_store).ok
+    changed = parse_config(finished, [f"output={tmp_path}", "modalities.image.image_size=48"])
+    assert run_job(changed, JsonReporter(), until="embed").executed == ("features", "train", "embed")
+
+
+def test_select_again_needs_embeddings_of_the_same_configuration(finished: dict[str, Any]) -> None:
+    assert select_again(parse_config(finished, ["selection.strategy=random"]), JsonReporter()).executed == (
+        "coreset",
+        "report",
+    )
+    with pytest.raises(ArtifactError, match=r"another one: train, embed, neighbors"):
+        select_again(parse_config(finished, ["encoder.epochs=5"]), JsonReporter())
+
+
+def test_a_changed_source_is_noticed(ray_session: None, tmp_path: Path) -> None:
+    corpus = write_image_text_parquet(tmp_path / "pairs.parquet", 300)
+    config = parse_config(make_config(corpus, tmp_path / "out"))
+    assert run_job(config, JsonReporter(), until="ingest").executed == ("ingest",)
+    write_image_text_parquet(corpus, 310)
+    assert run_job(config, JsonReporter(), until="ingest").executed == ("ingest",)
+
+
+def test_too_many_rejects_stop_the_run_before_it_publishes(ray_session: None, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = make_image_text_table(300)
+    broken = pa.array([b"no picture" if i % 4 == 0 else value.as_py() for i, value in enumerate(table["image"])])
+    corpus = tmp_path / "pairs.parquet"
+    pq.write_table(table.set_column(1, "image", broken), corpus)
+    config = parse_config(make_config(corpus, tmp_path / "out"))
+    with pytest.raises(GateError, match=r"'features' may reject at most 5.0%.*75 of 300: unreadable_image 75"):
+        run_job(config, JsonReporter())
+    assert not config.run_store.exists("features/_SUCCESS")
+    relaxed = parse_config(make_config(corpus, tmp_path / "out"), ["max_reject_fraction=0.3"])
+    assert run_job(relaxed, JsonReporter(), until="features").executed == ("features",)
+    assert validate_run(relaxed.run_store).ok
