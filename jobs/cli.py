@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from jobs import demo as demo_job
@@ -19,11 +20,10 @@ from jobs.estimate import estimate_run
 from jobs.exit_codes import ExitCode, classify_error, find_cause
 from jobs.lock import is_alive, read_owner
 from jobs.progress import open_reporter
-from jobs.run import CONFIG, RunResult, report_again, run_job, select_again
+from jobs.run import CONFIG, RunResult, check_run, report_again, run_job, select_again
 from jobs.run_status import RUN_STATUS
-from mmcsal_core.errors import ConfigError
+from mmcsal_core.errors import ConfigError, DataError
 from mmcsal_core.storage import Store
-from mmcsal_core.validation import validate_run
 
 app = typer.Typer(
     name="mmcsal",
@@ -96,7 +96,7 @@ def status(run_url: RunUrl, store_option: StoreOptions = None, as_json: AsJson =
     """Say what a run is doing, or what it ended with."""
 
     def read() -> dict[str, Any]:
-        store = _open_run(run_url, store_option)
+        store = _find_run(run_url, store_option, RUN_STATUS)
         owner = read_owner(store)
         return {**store.read_json(RUN_STATUS), "is_alive": owner is not None and is_alive(owner)}
 
@@ -106,7 +106,7 @@ def status(run_url: RunUrl, store_option: StoreOptions = None, as_json: AsJson =
 @app.command()
 def validate(run_url: RunUrl, store_option: StoreOptions = None, as_json: AsJson = False) -> None:
     """Check a run against the output contract: checksums, counts, schemas, ranks, weights."""
-    checked = _guard(lambda: validate_run(_open_run(run_url, store_option)), as_json)
+    checked = _guard(lambda: check_run(_open_run(run_url, store_option)), as_json)
     if as_json:
         typer.echo(json.dumps({"ok": checked.ok, **checked.model_dump(mode="json")}))
     else:
@@ -185,9 +185,19 @@ def _open_run(run_url: str, options: list[str] | None) -> Store:
     return Store(run_url, _parse_options(options))
 
 
-def _load_stored_config(run_url: str, options: list[str] | None, overrides: list[str] | None) -> JobConfig:
+def _find_run(run_url: str, options: list[str] | None, name: str) -> Store:
     store = _open_run(run_url, options)
-    values = {**store.read_json(CONFIG), "output": store.url.rstrip("/").rpartition("/")[0] or "."}
+    if not store.exists(name):
+        raise DataError(f"there is no run in {run_url}: it has no {name}; give the folder that is named run_id=...")
+    return store
+
+
+def _load_stored_config(run_url: str, options: list[str] | None, overrides: list[str] | None) -> JobConfig:
+    store = _find_run(run_url, options, CONFIG)
+    parent, _, name = store.url.rstrip("/").rpartition("/")
+    values = {**store.read_json(CONFIG), "output": parent or "."}
+    if name != f"run_id={values['run_id']}":
+        raise ConfigError(f"the folder of this run must be named run_id={values['run_id']}, got {name!r}; rename it")
     if options:
         values |= {"output_options": dict(store.options), "source_options": dict(store.options)}
     return parse_config(values, overrides or (), origin=f"{run_url}/{CONFIG}")
@@ -208,5 +218,6 @@ def _print_values(title: str, values: dict[str, Any], as_json: bool) -> None:
         return
     table = Table(title=title, show_header=False)
     for key, value in values.items():
-        table.add_row(key.replace("_", " "), json.dumps(value) if isinstance(value, dict | list) else str(value))
+        shown = json.dumps(value) if isinstance(value, dict | list) else str(value)
+        table.add_row(key.replace("_", " "), escape(shown))
     Console().print(table)

@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from mmcsal_core.backbones import check_backbone
 from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
 from mmcsal_core.corpus.sources import SourceConfig
+from mmcsal_core.corpus.sources.config import check_source
 from mmcsal_core.encoder import EncoderConfig
 from mmcsal_core.errors import ConfigError
 from mmcsal_core.neighbors import NeighborConfig
@@ -162,27 +163,13 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 
 def _resolve(config: JobConfig) -> JobConfig:
     modalities = {name: resolve_modality(name, modality) for name, modality in config.modalities.items()}
-    for name, modality in modalities.items():
-        _check_location(name, modality, config.source.kind)
+    for modality in modalities.values():
         check_backbone(modality.resolved_backbone, modality.resolved_kind)
+    check_source(config.source, modalities)
     source = config.source.model_copy(update={"url": _make_absolute(config.source.url)})
     return config.model_copy(
         update={"modalities": modalities, "source": source, "output": _make_absolute(config.output)}
     )
-
-
-def _check_location(name: str, modality: ModalityConfig, source_kind: str) -> None:
-    has_column = modality.column is not None or modality.uri_column is not None
-    if source_kind == "folder" and has_column:
-        raise ConfigError(
-            f"modalities.{name}: a folder source has no columns, got {modality.column or modality.uri_column!r}; "
-            "remove it, or give suffixes"
-        )
-    if source_kind != "folder" and not has_column:
-        raise ConfigError(
-            f"modalities.{name}: a {source_kind} source needs a column with the content or a uri_column with paths; "
-            f"add modalities.{name}.column or modalities.{name}.uri_column"
-        )
 
 
 def _make_absolute(url: str) -> str:

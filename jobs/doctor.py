@@ -8,6 +8,7 @@ from typing import Any
 
 import faiss
 import torch
+from botocore.exceptions import BotoCoreError, ClientError
 
 from mmcsal_core.settings import Settings
 from mmcsal_core.storage import Store
@@ -66,7 +67,7 @@ def probe_store(store: Store) -> StoreHealth:
         second = store.create_bytes(name, b"probe again")
         readable = store.read_bytes(name) == b"probe"
         store.remove(name)
-    except OSError as error:
+    except (OSError, BotoCoreError, ClientError) as error:
         problem = f"{type(error).__name__}: {error}"
         return StoreHealth(url=store.url, writable=False, conditional_writes=False, problem=problem)
     return StoreHealth(url=store.url, writable=first, conditional_writes=first and not second and readable)

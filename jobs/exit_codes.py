@@ -6,7 +6,9 @@ A scheduler needs to know whether to call a person (2, 3, 4), to wait (5) or sim
 from collections.abc import Iterator
 from enum import IntEnum
 
-from ray.exceptions import RayError
+from botocore.exceptions import BotoCoreError, ClientError
+from fsspec.exceptions import FSTimeoutError
+from ray.exceptions import RayError, RayTaskError
 
 from mmcsal_core.errors import ArtifactError, ConfigError, DataError, GateError, LockError, MmcsalError
 
@@ -31,15 +33,22 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (DataError, ExitCode.INPUT),
     (LockError, ExitCode.LOCKED),
     (ArtifactError, ExitCode.INFRASTRUCTURE),
+    (RayTaskError, ExitCode.DEFECT),  # an error that a worker did not foresee; what it did foresee is found first
     (RayError, ExitCode.INFRASTRUCTURE),
+    (BotoCoreError, ExitCode.INFRASTRUCTURE),
+    (ClientError, ExitCode.INFRASTRUCTURE),
+    (FSTimeoutError, ExitCode.INFRASTRUCTURE),
     (OSError, ExitCode.INFRASTRUCTURE),
     (KeyboardInterrupt, ExitCode.INTERRUPTED),
 )
 
 
+_FORESEEN = (MmcsalError, BotoCoreError, ClientError, FSTimeoutError, OSError)
+
+
 def find_cause(error: BaseException) -> BaseException:
-    """Return the mmcsal error that a Ray worker raised and Ray wrapped, else the error itself."""
-    return next((cause for cause in _iter_causes(error) if isinstance(cause, MmcsalError)), error)
+    """Return the error that a Ray worker raised and Ray wrapped, if it has a code of its own, else the error itself."""
+    return next((cause for cause in _iter_causes(error) if isinstance(cause, _FORESEEN)), error)
 
 
 def classify_error(error: BaseException) -> ExitCode:

@@ -9,10 +9,13 @@ import os
 import socket
 import threading
 import time
+import uuid
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
 import psutil
+from botocore.exceptions import BotoCoreError, ClientError
 
 from mmcsal_core.errors import ArtifactError, LockError
 from mmcsal_core.storage import Store
@@ -20,6 +23,7 @@ from mmcsal_core.storage import Store
 LOCK = "_lock.json"
 HEARTBEAT_S = 10.0
 EXPIRY_S = 60.0
+TAKE_OVER_S = 0.5
 
 
 class RunLock:
@@ -31,11 +35,12 @@ class RunLock:
 
     def __init__(self, run: Store) -> None:
         self._run = run
+        self._token = uuid.uuid4().hex
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="mmcsal-lock", daemon=True)
 
     def __enter__(self) -> "RunLock":
-        if not self._run.create_bytes(LOCK, _describe_owner()):
+        if not self._run.create_bytes(LOCK, self._describe()):
             self._take_over()
         self._thread.start()
         return self
@@ -45,7 +50,8 @@ class RunLock:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        self._run.remove(LOCK)
+        if self._is_mine():
+            self._run.remove(LOCK)
 
     def _take_over(self) -> None:
         owner = read_owner(self._run)
@@ -55,12 +61,30 @@ class RunLock:
                 f"{time.time() - owner['heartbeat']:.0f} s ago; wait for it, or stop it and start again"
             )
         self._run.remove(LOCK)
-        if not self._run.create_bytes(LOCK, _describe_owner()):
+        self._run.create_bytes(LOCK, self._describe())
+        time.sleep(TAKE_OVER_S)  # of several that found the lock stale the last one to write holds it
+        if not self._is_mine():
             raise LockError(f"another run has just taken {self._run.url}; wait for it")
+
+    def _is_mine(self) -> bool:
+        owner = read_owner(self._run)
+        return owner is not None and owner["token"] == self._token
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
-            self._run.write_bytes(LOCK, _describe_owner())
+            with suppress(OSError, BotoCoreError, ClientError):  # a missed beat is made up for by the next
+                if self._is_mine():
+                    self._run.write_bytes(LOCK, self._describe())
+
+    def _describe(self) -> bytes:
+        owner = {
+            "token": self._token,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": psutil.Process().create_time(),
+            "heartbeat": time.time(),
+        }
+        return json.dumps(owner).encode()
 
 
 def read_owner(run: Store) -> dict[str, Any] | None:
@@ -80,9 +104,3 @@ def is_alive(owner: dict[str, Any]) -> bool:
         return abs(process.create_time() - owner["started"]) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def _describe_owner() -> bytes:
-    started = psutil.Process().create_time()
-    owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": started, "heartbeat": time.time()}
-    return json.dumps(owner).encode()

@@ -4,18 +4,22 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import FrameType
 
 from jobs.cluster import connect_ray
-from jobs.config import JobConfig, describe_config, hash_config
-from jobs.exit_codes import ExitCode
-from jobs.lock import RunLock
+from jobs.config import JobConfig, describe_config, hash_config, parse_config
+from jobs.exit_codes import ExitCode, classify_error
+from jobs.lock import RunLock, is_alive, read_owner
 from jobs.progress import Reporter
 from jobs.run_status import RunStatus
 from jobs.steps import Step, fingerprint_ingest, lay_out, list_steps
+from mmcsal_core.artifacts import SUCCESS
 from mmcsal_core.corpus.sources import list_source
-from mmcsal_core.errors import ArtifactError, ConfigError
+from mmcsal_core.errors import ConfigError, DataError
 from mmcsal_core.settings import Settings
+from mmcsal_core.storage import Store
+from mmcsal_core.validation import Check, ValidationReport, validate_run
 from pipelines.stage_run import StageRun
 
 CONFIG = "config.json"
@@ -42,8 +46,9 @@ def run_job(config: JobConfig, reporter: Reporter, *, until: str | None = None) 
     """
     if until is not None and until not in STAGES:
         raise ConfigError(f"--until takes a stage, got {until!r}; the stages are {', '.join(STAGES)}")
-    listing = list_source(config.source, config.modalities, config.source_options)
-    config.selection.count_picks(listing.num_pairs)
+    with record_early_failure(config):
+        listing = list_source(config.source, config.modalities, config.source_options)
+        config.selection.count_picks(listing.num_pairs)
     steps = list_steps(config, fingerprint_ingest(config, listing.fingerprint))
     return execute_steps(config, steps[: STAGES.index(until) + 1 if until else None], reporter)
 
@@ -52,12 +57,13 @@ def select_again(config: JobConfig, reporter: Reporter) -> RunResult:
     """Select and report again from the stored embeddings; the source is not read.
 
     Raises:
-        ArtifactError: the stored embeddings are missing, or were made under another configuration.
+        DataError: nothing is stored.
+        ConfigError: the stored embeddings were made under another configuration, or are missing.
     """
     steps = _list_stored_steps(config)
     stale = [step.name for step in steps[:5] if not step.is_complete()]
     if stale:
-        raise ArtifactError(
+        raise ConfigError(
             f"selecting again needs embeddings of this very configuration in {config.run_store.url}, but these "
             f"stages are missing or were made under another one: {', '.join(stale)}; use `mmcsal run` instead"
         )
@@ -68,19 +74,44 @@ def report_again(config: JobConfig, reporter: Reporter) -> RunResult:
     """Write the report again from the stored selection, even where it is up to date.
 
     Raises:
-        ArtifactError: there is no stored selection of this configuration.
+        ConfigError: there is no stored selection of this configuration.
     """
     steps = _list_stored_steps(config)
     if not steps[5].is_complete():
-        raise ArtifactError(f"{config.run_store.url} has no finished selection of this configuration; use `mmcsal run`")
-    steps[6].artifact.store.remove()
-    return execute_steps(config, steps[6:], reporter)
+        raise ConfigError(f"{config.run_store.url} has no finished selection of this configuration; use `mmcsal run`")
+    return execute_steps(config, steps[6:], reporter, is_forced=True)
 
 
-def execute_steps(config: JobConfig, steps: Sequence[Step], reporter: Reporter) -> RunResult:
-    """Execute the steps that are not complete, in order, under the run's lock; start Ray only where one needs it."""
+def check_run(run: Store) -> ValidationReport:
+    """Check a run against the output contract, and its artifacts against the configuration beside them."""
+    report = validate_run(run)
+    if not run.exists(CONFIG) or not run.exists(f"pairs/{SUCCESS}"):
+        return report
+    parent, _, name = run.url.rstrip("/").rpartition("/")
+    stored = {**run.read_json(CONFIG), "output": parent or ".", "output_options": dict(run.options)}
+    if name != f"run_id={stored['run_id']}":
+        return report
+    steps = [step for step in _list_stored_steps(parse_config(stored)) if step.artifact.store.exists(SUCCESS)]
+    checks = [
+        Check(
+            name=f"{step.artifact.name}: made under the stored configuration",
+            ok=step.is_complete(),
+            detail="fingerprints agree" if step.is_complete() else f"run the stage '{step.name}' again",
+        )
+        for step in steps
+    ]
+    return ValidationReport(checks=(*report.checks, *checks))
+
+
+def execute_steps(
+    config: JobConfig, steps: Sequence[Step], reporter: Reporter, *, is_forced: bool = False
+) -> RunResult:
+    """Execute the steps that are not complete, in order, under the run's lock; start Ray only where one needs it.
+
+    With `is_forced` steps that are complete are executed too.
+    """
     run_store = config.run_store
-    pending = [step for step in steps if not step.is_complete()]
+    pending = [step for step in steps if is_forced or not step.is_complete()]
     done = tuple(step.name for step in steps if step not in pending)
     result = RunResult(run=run_store.url, executed=tuple(step.name for step in pending), up_to_date=done)
     if not pending:
@@ -114,7 +145,27 @@ def _make_stage_run(config: JobConfig, step: Step, on_progress: Callable[..., No
 
 
 def _list_stored_steps(config: JobConfig) -> list[Step]:
-    return list_steps(config, lay_out(config).pairs.read_manifest().fingerprint)
+    pairs = lay_out(config).pairs
+    if not pairs.store.exists(SUCCESS):
+        raise DataError(f"{config.run_store.url} has no finished pairs; use `mmcsal run` first")
+    source_fingerprint = pairs.read_manifest().properties["source_fingerprint"]
+    return list_steps(config, fingerprint_ingest(config, source_fingerprint))
+
+
+@contextmanager
+def record_early_failure(config: JobConfig) -> Iterator[None]:
+    """Write `run_status.json` where the source fails before the run has begun, unless another run is at work there."""
+    with ExitStack() as stack:
+        stack.push(partial(_record_failure, config))
+        yield
+
+
+def _record_failure(config: JobConfig, _kind: object, error: BaseException | None, _trace: object) -> None:
+    if error is None or classify_error(error) not in (ExitCode.INPUT, ExitCode.GATE):
+        return
+    owner = read_owner(config.run_store)
+    if owner is None or not is_alive(owner):
+        RunStatus(config.run_store, config.run_id, hash_config(config)).record_failure(error)
 
 
 @contextmanager

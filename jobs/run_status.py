@@ -50,6 +50,10 @@ class RunStatus:
             stack.push(self._close)
             yield
 
+    def record_failure(self, error: BaseException) -> None:
+        """Write that the run failed before its first stage."""
+        self._close(type(error), error, None)
+
     def _close(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         code = ExitCode.DONE if error is None else classify_error(error)
         stopped = code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED)

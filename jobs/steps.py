@@ -134,7 +134,7 @@ def _chain_fingerprints(config: JobConfig, pairs: str) -> dict[str, str]:
         "encoder": _dump(config.encoder),
         "modalities": list(config.modalities),
         "seed": config.seed,
-        "workers": config.resources.train_workers,
+        "workers": config.resources.describe_training(),
     }
     fitted = compute_fingerprint(train.STAGE, fitting, {"features": extracted})
     embedded = compute_fingerprint(embed.STAGE, {}, {"features": extracted, "encoder": fitted})

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmcsal_core.errors import ArtifactError
+from mmcsal_core.errors import ArtifactError, ConfigError
 from mmcsal_core.settings import Settings
 
 PARTIAL = ".partial"
@@ -68,7 +69,10 @@ class Store:
         options = dict(self.options)
         if "://" in self.url and not self.url.startswith(("file://", "memory://")):
             options.setdefault("use_listings_cache", False)
-        filesystem, root = fsspec.core.url_to_fs(self.url, **options)
+        try:
+            filesystem, root = fsspec.core.url_to_fs(self.url, **options)
+        except (ValueError, ImportError) as error:
+            raise ConfigError(f"no store can be opened at {self.url} ({error}); check the URL's protocol") from error
         return filesystem, str(root)
 
     def path(self, name: str) -> str:
@@ -125,9 +129,7 @@ class Store:
         filesystem, target = self.filesystem, self.path(name)
         try:
             if "file" in _protocols(filesystem):
-                Path(target).parent.mkdir(parents=True, exist_ok=True)
-                with Path(target).open("xb") as file:
-                    file.write(data)
+                _create_local_file(Path(target), data)
             else:
                 filesystem.pipe_file(target, data, mode="create")
         except FileExistsError:
@@ -203,6 +205,16 @@ def _is_float_vector(kind: pa.DataType) -> bool:
 def _protocols(filesystem: Any) -> tuple[str, ...]:
     protocol = filesystem.protocol
     return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+
+
+def _create_local_file(target: Path, data: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged = target.with_name(f".{target.name}.{uuid.uuid4().hex}{PARTIAL}")
+    staged.write_bytes(data)
+    try:
+        os.link(staged, target)  # a link fails where the name is taken, and never shows half a file
+    finally:
+        staged.unlink()
 
 
 def _replace_local_file(target: Path, data: bytes) -> None:

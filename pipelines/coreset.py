@@ -74,16 +74,17 @@ def rank_pairs(
 
     Raises:
         GateError: the budget is larger than the pool.
+        ConfigError: there is no such stratum column.
         ArtifactError: an artifact lacks a pair that another one has.
     """
     names = list(modalities)
     stored = read_pool(inputs, names, config)
     budget = config.count_picks(stored.pool.num_pairs)
     shard = ShardRange(index=0, start=0, stop=stored.pool.num_pairs)
-    plan = run.out.begin(run.fingerprint, lambda: [shard])
     coreset = select_from_pool(stored.pool, Request(budget, NO_LABELS, origin.seed, config))
     carried = read_carried(inputs.pairs, stored.facts[PAIR_ID].take(coreset.indices), names)
     table = tabulate_selection(stored, coreset, carried, config.stratum_column, origin)
+    plan = run.out.begin(run.fingerprint, lambda: [shard])  # now: what was published before stays until here
     run.out.commit_shard(plan, shard, table, pairs_out=stored.pool.num_pairs)
     run.on_progress(StageProgress(run.out.stage, 1, 1))
     return run.out.finish(

@@ -22,7 +22,7 @@ import torch
 from pydantic import Field, field_validator
 
 from mmcsal_core.artifacts import CHUNK_ROWS, Artifact, Manifest, Plan, ShardRange, plan_ranges
-from mmcsal_core.backbones.backbone import Features
+from mmcsal_core.backbones.backbone import Backbone, Features
 from mmcsal_core.backbones.loading import load_backbone
 from mmcsal_core.corpus.decode_chunk import PROVENANCE, ChunkDecoder, Failure, describe_rejects, find_vector_dim
 from mmcsal_core.corpus.modality import ModalityConfig
@@ -63,24 +63,12 @@ class ShardEmbedder:
 
     Args:
         decoder: what decoded them.
-        config: how features are computed.
-        resources: says the device and the number of threads.
+        backbones: by modality, in the order of the configuration.
+        batch_size: pairs that a backbone embeds at once.
     """
 
-    def __init__(self, decoder: ChunkDecoder, config: FeaturesConfig, resources: Resources) -> None:
-        torch.set_num_threads(max(1, int(resources.cpus_per_actor)))
-        torch.backends.cudnn.deterministic = True
-        self._decoder, self._batch_size = decoder, config.batch_size
-        self._backbones = {
-            name: load_backbone(
-                modality.resolved_backbone,
-                modality,
-                device="cuda" if resources.gpus_per_actor and torch.cuda.is_available() else "cpu",
-                trust_remote_code=config.trust_remote_code,
-                vector_dim=decoder.vector_dims.get(name),
-            )
-            for name, modality in decoder.modalities.items()
-        }
+    def __init__(self, decoder: ChunkDecoder, backbones: Mapping[str, Backbone], batch_size: int) -> None:
+        self._decoder, self._backbones, self._batch_size = decoder, backbones, batch_size
         self._schema = feature_schema({name: backbone.dim for name, backbone in self._backbones.items()})
 
     def embed_shard(self, shard: DecodedShard) -> tuple[pa.Table, pa.Table]:
@@ -115,12 +103,29 @@ class ShardEmbedder:
         return Failure(name, RejectPair("bad_feature", message))
 
 
+def load_embedder(decoder: ChunkDecoder, config: FeaturesConfig, resources: Resources) -> ShardEmbedder:
+    """Load the configured backbones onto the device that `resources` name."""
+    torch.set_num_threads(max(1, int(resources.cpus_per_actor)))
+    torch.backends.cudnn.deterministic = True
+    backbones = {
+        name: load_backbone(
+            modality.resolved_backbone,
+            modality,
+            device="cuda" if resources.gpus_per_actor and torch.cuda.is_available() else "cpu",
+            trust_remote_code=config.trust_remote_code,
+            vector_dim=decoder.vector_dims.get(name),
+        )
+        for name, modality in decoder.modalities.items()
+    }
+    return ShardEmbedder(decoder, backbones, config.batch_size)
+
+
 class _EmbedAndCommit:
     """What runs in an actor: embeds and publishes the decoded shard of a one-row batch."""
 
     def __init__(self, out: Artifact, plan: Plan, **embedder_args: Any) -> None:
         self._out, self._plan = out, plan
-        self._embedder = ShardEmbedder(**embedder_args)
+        self._embedder = load_embedder(**embedder_args)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         shard = ShardRange(**batch.select(["index", "start", "stop"]).to_pylist()[0])
@@ -173,7 +178,7 @@ def extract_features(
             "resources": run.resources,
         }
         decoded = _decode_on_readers(missing, pairs, decoder, run.resources.num_readers)
-        drain(map_on_actors(decoded, _EmbedAndCommit, constructor, run.resources), run, len(missing))
+        drain(map_on_actors(decoded, _EmbedAndCommit, constructor, run.resources, on_gpu=True), run, len(missing))
     properties = {
         "dims": _read_dims(run.out, plan, modalities),
         "backbones": {name: modality.resolved_backbone for name, modality in modalities.items()},

@@ -64,7 +64,6 @@ def write_report(
     Raises:
         ArtifactError: an artifact is unfinished, or two do not fit each other.
     """
-    plan = run.out.begin(run.fingerprint, list)
     settings = MeasureSettings(
         max_pool_rows=config.max_pool_rows,
         max_budget=config.max_budget,
@@ -75,6 +74,7 @@ def write_report(
     view = GalleryView(modalities, list_metadata_columns(inputs.pairs, list(modalities)), 2 * config.thumbnail_px)
     cards = _make_gallery(inputs, view, config.gallery_size, source_options)
     page = render_page(numbers, cards, title=config.title, thumbnail_px=config.thumbnail_px)
+    plan = run.out.begin(run.fingerprint, list)  # now: what was published before stays until here
     files = [
         run.out.store.write_json("report.json", numbers),
         run.out.store.write_bytes("index.html", page.encode()),

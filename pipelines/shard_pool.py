@@ -38,7 +38,7 @@ class _BatchAdapter:
 
 
 def map_on_actors(
-    dataset: ray.data.Dataset, worker: type, constructor: Mapping[str, Any], resources: Resources
+    dataset: ray.data.Dataset, worker: type, constructor: Mapping[str, Any], resources: Resources, *, on_gpu: bool
 ) -> ray.data.Dataset:
     """Map one-row batches over a pool of `resources.num_actors` actors, each constructed once."""
     options: dict[str, Any] = {
@@ -49,7 +49,7 @@ def map_on_actors(
         "max_restarts": MAX_RESTARTS,
         "max_task_retries": MAX_RESTARTS,
     }
-    if resources.gpus_per_actor:
+    if on_gpu and resources.gpus_per_actor:
         options["num_gpus"] = resources.gpus_per_actor
     if resources.memory_per_actor_gb:
         options["memory"] = int(resources.memory_per_actor_gb * 2**30)
@@ -65,9 +65,16 @@ def describe_shards(shards: Sequence[ShardRange]) -> ray.data.Dataset:
 
 
 def run_shards(
-    shards: Sequence[ShardRange], worker_class: type[ShardWorker], worker_args: Mapping[str, Any], run: StageRun
+    shards: Sequence[ShardRange],
+    worker_class: type[ShardWorker],
+    worker_args: Mapping[str, Any],
+    run: StageRun,
+    *,
+    on_gpu: bool = False,
 ) -> None:
     """Run `shards` on a pool of actors and wait for all of them; without shards, do nothing.
+
+    Actors take the configured share of a GPU only where the stage computes `on_gpu`.
 
     Raises:
         ray.exceptions.RayError: a worker failed for good. Shards that were committed stay.
@@ -75,7 +82,7 @@ def run_shards(
     if not shards:
         return
     constructor = {"worker_class": worker_class, "worker_args": dict(worker_args)}
-    pool = map_on_actors(describe_shards(shards), _BatchAdapter, constructor, run.resources)
+    pool = map_on_actors(describe_shards(shards), _BatchAdapter, constructor, run.resources, on_gpu=on_gpu)
     drain(pool, run, len(shards))
 
 

@@ -10,7 +10,12 @@ from mmcsal_core.settings import Settings
 
 
 class Resources(Settings):
-    """Machines and sizes. Nothing here changes a result, so nothing here enters a fingerprint."""
+    """Machines and sizes.
+
+    The number of shards, readers and actors changes no bit of a result. Threads and device change the last bits of
+    vectors, as any other machine would; that is taken for equal, except in training, which amplifies it: the encoder's
+    fingerprint holds what `describe_training` returns.
+    """
 
     rows_per_shard: int = Field(1024, ge=1, description="pairs a shard, rounded up to whole chunks of 256")
     num_readers: int = Field(1, ge=1, description="CPU workers that read and decode")
@@ -19,6 +24,15 @@ class Resources(Settings):
     gpus_per_actor: float = Field(0.0, ge=0, description="GPUs a worker; 0 computes on the CPU")
     memory_per_actor_gb: float | None = Field(None, gt=0, description="memory that Ray reserves for a worker")
     train_workers: int = Field(1, ge=1, description="workers of the train stage; more than one changes the result")
+
+    @property
+    def num_threads(self) -> int:
+        """Threads of one worker."""
+        return max(1, int(self.cpus_per_actor))
+
+    def describe_training(self) -> dict[str, int | bool]:
+        """Return what of these resources changes a trained encoder."""
+        return {"workers": self.train_workers, "threads": self.num_threads, "gpu": self.gpus_per_actor > 0}
 
 
 @dataclass(frozen=True)

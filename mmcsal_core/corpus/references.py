@@ -9,6 +9,7 @@ Not chosen: copying content into `pairs/` by default, which doubles the corpus, 
 row group as often as it has rows.
 """
 
+import errno
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,13 @@ Content = bytes | str | npt.NDArray[Any] | RejectPair
 """Encoded bytes, text, a float32 vector, or why there is none."""
 
 _REFERENCE = re.compile(r"(?s)(.+)#column=([^&#]+)&row=(\d+)")
-_ROW_ERRORS = (OSError, ClientError, FSTimeoutError, ConfigError)
+_FILE_ERRORS = (
+    *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError),
+    *(ConfigError, DataError, pa.ArrowException, ValueError),
+)
+_FILE_ERRNOS = (None, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
+"""Of a plain OSError. Arrow raises one without a number for a damaged page."""
+_WEB_ERRORS = (OSError, ClientError, FSTimeoutError)
 
 
 @dataclass(frozen=True)
@@ -124,11 +131,22 @@ def _read_files(uris: Iterable[str], options: Mapping[str, Any]) -> dict[str, Co
 
 
 def _accept(uri: str, result: Any) -> Content:
-    if isinstance(result, _ROW_ERRORS):
-        return _reject(uri, result)
-    if isinstance(result, BaseException):
+    if not isinstance(result, BaseException):
+        return bytes(result)
+    if not _is_about_the_file(result, uri):
         raise result
-    return bytes(result)
+    return _reject(uri, result)
+
+
+def _is_about_the_file(error: BaseException, uri: str) -> bool:
+    """Say whether a pair is to be rejected for an error, or the shard to be tried again.
+
+    A store that is out of reach or overloaded for a moment must not reject pairs; on the open web a dead link is the
+    normal case, and every error counts as one.
+    """
+    if uri.startswith(("http://", "https://")):
+        return isinstance(error, (*_FILE_ERRORS, *_WEB_ERRORS))
+    return isinstance(error, _FILE_ERRORS) or (type(error) is OSError and error.errno in _FILE_ERRNOS)
 
 
 def _reject(uri: str, error: BaseException) -> RejectPair:
@@ -149,7 +167,7 @@ def _read_cells(cells: Mapping[str, Reference], options: Mapping[str, Any]) -> d
             contents.update(_read_column(file, column, uris, options))
         except (ConfigError, DataError) as error:
             cause = error.__cause__
-            if cause is not None and not isinstance(cause, (*_ROW_ERRORS, pa.ArrowException, ValueError)):
+            if cause is not None and not _is_about_the_file(cause, file):
                 raise cause from None
             contents.update({uri: _reject(uri, cause or error) for uri in uris.values()})
     return contents

@@ -42,20 +42,22 @@ def build_index(vectors: Vectors, config: NeighborConfig) -> Index:
         config: kind of index, its seed and how many lists a query visits.
 
     Raises:
-        ConfigError: FAISS does not know the factory string.
+        ConfigError: FAISS does not know the factory string, or cannot train such an index on these vectors.
     """
     key = choose_index_key(len(vectors), config)
     try:
         index = faiss.index_factory(vectors.shape[1], key, faiss.METRIC_INNER_PRODUCT)
+        lists = faiss.try_extract_index_ivf(index)
+        if lists is not None:
+            lists.cp.seed = config.seed
+            lists.nprobe = config.nprobe
+        index.train(vectors)
     except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
         raise ConfigError(
-            f"index_key must be 'auto' or a FAISS factory string, got {key!r}; write e.g. 'Flat' or 'IVF1024,Flat'"
+            f"index_key must be 'auto' or a FAISS factory string that fits {len(vectors)} vectors of "
+            f"{vectors.shape[1]} dimensions, got {key!r} ({reason}); write e.g. 'Flat' or 'IVF1024,Flat'"
         ) from error
-    lists = faiss.try_extract_index_ivf(index)
-    if lists is not None:
-        lists.cp.seed = config.seed
-        lists.nprobe = config.nprobe
-    index.train(vectors)
     index.add(vectors)
     return index
 

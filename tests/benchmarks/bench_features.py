@@ -15,7 +15,7 @@ from jobs.run import run_job
 from jobs.steps import lay_out
 from mmcsal_core.artifacts import plan_ranges
 from mmcsal_core.corpus.decode_chunk import ChunkDecoder
-from pipelines.features import ShardEmbedder, decode_shard
+from pipelines.features import decode_shard, load_embedder
 from tests.corpora import write_image_text_parquet
 from tests.integration.job_process import make_config
 
@@ -27,7 +27,7 @@ def time_bare_loop(config: JobConfig) -> float:
     """Decode and embed all pairs in this process; return pairs a second."""
     started = time.perf_counter()
     decoder = ChunkDecoder(config.modalities, config.source_options, {})
-    embedder = ShardEmbedder(decoder, config.features, config.resources)
+    embedder = load_embedder(decoder, config.features, config.resources)
     for shard in plan_ranges(NUM_PAIRS, config.resources.rows_per_shard):
         embedder.embed_shard(decode_shard(lay_out(config).pairs, shard, decoder))
     return NUM_PAIRS / (time.perf_counter() - started)

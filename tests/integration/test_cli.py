@@ -4,9 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import ray
+from typer.testing import CliRunner, Result
 
+from jobs.cli import app
+from jobs.doctor import probe_store
+from mmcsal_core.storage import Store
 from tests.corpora import write_image_text_parquet
-from tests.integration.job_process import make_config, run_json, run_mmcsal, start_mmcsal, write_config
+from tests.integration.job_process import make_config, run_mmcsal, write_config
 
 
 @pytest.fixture(scope="module")
@@ -14,73 +19,134 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_image_text_parquet(tmp_path_factory.mktemp("corpus") / "pairs.parquet", 40)
 
 
-def test_a_bad_configuration_stops_before_anything_is_written(corpus: Path, tmp_path: Path) -> None:
-    config = write_config(tmp_path / "job.yaml", make_config(corpus, tmp_path / "out"))
-    message = run_mmcsal("run", config, "--set", "selection.stratgy=random", expect=2)
-    assert "unknown key 'selection.stratgy'; did you mean 'strategy'?" in message
-    message = run_mmcsal("run", config, "--set", "modalities.text.column=captoin", expect=2)
-    assert "captoin" in message
-    assert "caption" in message
+@pytest.fixture
+def config(corpus: Path, tmp_path: Path) -> Path:
+    return write_config(tmp_path / "job.yaml", make_config(corpus, tmp_path / "out"))
+
+
+def call(*arguments: str | Path) -> Result:
+    """Call the command in this process, which is what `mmcsal` does in its own."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def read_status(folder: Path) -> tuple[str, int, str]:
+    status = json.loads((folder / "out" / "run_id=t" / "run_status.json").read_text())
+    return status["state"], status["exit_code"], status["error"]["kind"]
+
+
+def test_the_process_ends_with_the_code_and_one_line(tmp_path: Path) -> None:
+    missing = tmp_path / "absent.yaml"
+    assert run_mmcsal("run", missing, expect=2) == (
+        f"mmcsal: the configuration cannot be read: {missing} (No such file or directory); check the path\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("selection.stratgy=random", ["unknown key 'selection.stratgy'; did you mean 'strategy'?"]),
+        ("modalities.text.column=captoin", ["'captoin'", "'caption'"]),
+        ("source.pair_id_column=idd", ["'idd'", "'id'"]),
+    ],
+)
+def test_a_bad_configuration_stops_before_ray_and_before_anything_is_written(
+    config: Path, tmp_path: Path, override: str, words: list[str]
+) -> None:
+    was_running = ray.is_initialized()
+    result = call("run", config, "--set", override)
+    assert result.exit_code == 2
+    assert [word for word in words if word not in result.stderr] == []
+    assert ray.is_initialized() == was_running
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("command", ["run", "plan"])
-def test_an_unreadable_source_exits_3_and_is_named(tmp_path: Path, command: str) -> None:
-    missing = tmp_path / "nowhere.parquet"
-    config = write_config(tmp_path / "job.yaml", make_config(missing, tmp_path / "out"))
-    assert str(missing) in run_mmcsal(command, config, expect=3)
-    missing.write_bytes(b"this is no Parquet")
-    assert str(missing) in run_mmcsal(command, config, expect=3)
+@pytest.mark.parametrize("content", [None, b"this is no Parquet", b""])
+def test_an_unreadable_source_exits_3_and_is_named(tmp_path: Path, command: str, content: bytes | None) -> None:
+    source = tmp_path / "pairs.parquet"
+    if content is not None:
+        source.write_bytes(content)
+    config = write_config(tmp_path / "job.yaml", make_config(source, tmp_path / "out"))
+    result = call(command, config)
+    assert (result.exit_code, str(source) in result.stderr) == (3, True)
+    if command == "run":
+        assert read_status(tmp_path) == ("failed", 3, "DataError")
 
 
-def test_an_unknown_stage_is_refused_with_the_known_ones(corpus: Path, tmp_path: Path) -> None:
-    config = write_config(tmp_path / "job.yaml", make_config(corpus, tmp_path / "out"))
-    assert "the stages are ingest, features" in run_mmcsal("run", config, "--until", "trian", expect=2)
+def test_an_unknown_stage_is_refused_with_the_known_ones(config: Path) -> None:
+    result = call("run", config, "--until", "trian")
+    assert result.exit_code == 2
+    assert "the stages are ingest, features" in result.stderr
 
 
 def test_errors_are_json_too(tmp_path: Path) -> None:
-    with start_mmcsal("run", tmp_path / "absent.yaml", "--json") as process:
-        out, _ = process.communicate(timeout=60)
-    answer = json.loads(out)
-    assert (process.returncode, answer["exit_code"], answer["error"]["kind"]) == (2, 2, "ConfigError")
+    result = call("run", tmp_path / "absent.yaml", "--json")
+    answer = json.loads(result.stdout)
+    assert (result.exit_code, answer["exit_code"], answer["error"]["kind"]) == (2, 2, "ConfigError")
 
 
-def test_plan_reads_headers_only_and_writes_nothing(corpus: Path, tmp_path: Path) -> None:
-    config = write_config(tmp_path / "job.yaml", make_config(corpus, tmp_path / "out"))
-    plan = run_json("plan", config, "--set", "pricing.cost_per_hour=3.6", "--set", "pricing.pairs_per_second=1")
+def test_plan_reads_headers_only_and_writes_nothing(config: Path, tmp_path: Path) -> None:
+    prices = ["--set", "pricing.cost_per_hour=3.6", "--set", "pricing.pairs_per_second=1"]
+    plan = json.loads(call("plan", config, *prices, "--json").stdout)
     assert (plan["num_pairs"], plan["num_files"], plan["num_shards"], plan["budget"]) == (40, 1, 1, 20)
     assert plan["cost"] == pytest.approx(0.04)
     assert not (tmp_path / "out").exists()
+    assert "num pairs" in call("plan", config).stdout
+
+
+def test_plan_says_so_where_a_throughput_is_unknown(config: Path) -> None:
+    plan = json.loads(call("plan", config, "--set", "modalities.text.backbone=hf:some/model", "--json").stdout)
+    assert (plan["pairs_per_second"], plan["hours"], plan["cost"]) == (None, None, None)
 
 
 @pytest.mark.parametrize("command", ["status", "report"])
 def test_a_run_that_is_not_there_is_named(tmp_path: Path, command: str) -> None:
-    assert str(tmp_path / "none") in run_mmcsal(command, tmp_path / "none", expect=6)
+    result = call(command, tmp_path / "none")
+    assert (result.exit_code, str(tmp_path / "none") in result.stderr) == (3, True)
 
 
 def test_validate_fails_a_run_that_is_not_there(tmp_path: Path) -> None:
-    with start_mmcsal("validate", tmp_path / "none", "--json") as process:
-        out, _ = process.communicate(timeout=60)
-    answer = json.loads(out)
-    assert (process.returncode, answer["ok"]) == (4, False)
+    result = call("validate", tmp_path / "none", "--json")
+    answer = json.loads(result.stdout)
+    assert (result.exit_code, answer["ok"]) == (4, False)
     assert str(tmp_path / "none") in answer["checks"][0]["detail"]
 
 
 def test_doctor_probes_a_store(tmp_path: Path) -> None:
-    found = run_json("doctor", "--store", tmp_path / "store")
+    url = str(tmp_path / "store")
+    found = json.loads(call("doctor", "--store", url, "--json").stdout)
     assert found["is_healthy"] is True
-    assert found["store"] == {
-        "url": str(tmp_path / "store"),
-        "writable": True,
-        "conditional_writes": True,
-        "problem": None,
-    }
+    assert found["store"] == {"url": url, "writable": True, "conditional_writes": True, "problem": None}
     assert list((tmp_path / "store").iterdir()) == []
 
 
-def test_the_budget_may_not_exceed_the_pool(corpus: Path, tmp_path: Path) -> None:
-    config = write_config(tmp_path / "job.yaml", make_config(corpus, tmp_path / "out", selection={"budget": 41}))
-    message = run_mmcsal("run", config, expect=4)
-    assert "41" in message
-    assert "40" in message
-    assert not (tmp_path / "out").exists()
+def test_doctor_names_a_store_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    result = call("doctor", "--store", tmp_path / "file" / "below", "--json")
+    assert result.exit_code == 6
+    assert json.loads(result.stdout)["store"]["writable"] is False
+
+
+def test_a_store_option_without_a_value_is_refused(tmp_path: Path) -> None:
+    result = call("status", tmp_path, "--store-option", "endpoint_url")
+    assert (result.exit_code, "KEY=VALUE" in result.stderr) == (2, True)
+
+
+def test_the_budget_may_not_exceed_the_pool(config: Path, tmp_path: Path) -> None:
+    result = call("run", config, "--set", "selection.budget=41")
+    assert result.exit_code == 4
+    assert "41 pairs are asked for and 40 are usable" in result.stderr
+    assert read_status(tmp_path) == ("failed", 4, "GateError")
+
+
+def test_an_unreachable_store_is_infrastructure_and_named(config: Path) -> None:
+    once = {"connect_timeout": 1, "retries": {"max_attempts": 0}}
+    options = {"endpoint_url": "http://127.0.0.1:9", "key": "k", "secret": "s", "config_kwargs": once}
+    result = call("run", config, "--set", "output=s3://bucket/out", "--set", f"output_options={options}")
+    assert (result.exit_code, "127.0.0.1:9" in result.stderr) == (6, True)
+    assert not probe_store(Store("s3://bucket/out", options)).writable
+
+
+def test_an_unknown_protocol_is_a_bad_configuration(config: Path) -> None:
+    result = call("run", config, "--set", "output=foo://bucket")
+    assert (result.exit_code, "foo://bucket" in result.stderr) == (2, True)

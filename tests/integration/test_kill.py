@@ -15,7 +15,16 @@ from jobs.run import run_job
 from tests.corpora import write_image_text_parquet
 from tests.integration.job_process import make_config, read_files, run_json, run_mmcsal, start_mmcsal, write_config
 
-FOLDERS = ("pairs", "features", "encoder", "embeddings", "neighbors", "selection", "report")
+STAGE_OF = {
+    "pairs": "ingest",
+    "features": "features",
+    "encoder": "train",
+    "embeddings": "embed",
+    "neighbors": "neighbors",
+    "selection": "coreset",
+    "report": "report",
+}
+FOLDERS = tuple(STAGE_OF)
 
 
 @pytest.fixture(scope="module")
@@ -32,22 +41,31 @@ def read_results(artifact: Path) -> dict[str, bytes]:
     return {name: data for name, data in read_files(artifact).items() if name != "_manifest.json"}
 
 
-def kill_within(process: subprocess.Popen[str], artifact: Path, timeout_s: float = 120.0) -> bool:
-    """Kill `process` while `artifact` is planned and not finished; say whether that was met.
+def is_under_way(run: Path, folder: str) -> bool:
+    """Say whether a stage has begun: has a shard or an epoch done where it has several, else says so in the status."""
+    done = {"features": "_shards", "embeddings": "_shards", "neighbors": "_shards", "encoder": "checkpoints"}
+    if folder in done:
+        return any((run / folder / done[folder]).glob("[!.]*"))
+    status = run / "run_status.json"
+    return status.exists() and json.loads(status.read_text())["stage"] == STAGE_OF[folder]
+
+
+def kill_within(process: subprocess.Popen[str], run: Path, folder: str, timeout_s: float = 120.0) -> bool:
+    """Kill `process` while a stage is under way and not finished; say whether that was met.
 
     Its Ray workers are left to notice by themselves, which takes them some seconds: the next run meets them.
     """
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and process.poll() is None:
-        if (artifact / "_plan.json").exists():
+        if is_under_way(run, folder):
             os.kill(process.pid, signal.SIGSTOP)
-            unfinished = not (artifact / "_SUCCESS").exists()
+            unfinished = not (run / folder / "_SUCCESS").exists()
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
             return unfinished
         time.sleep(0.001)
     out, err = process.communicate()
-    raise AssertionError(f"the run ended before {artifact.name} was planned: {out}\n{err}")
+    raise AssertionError(f"the run ended before {folder} was under way: {out}\n{err}")
 
 
 def test_killed_in_each_stage_it_resumes_to_the_same_bytes(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
@@ -57,7 +75,7 @@ def test_killed_in_each_stage_it_resumes_to_the_same_bytes(undisturbed: tuple[Pa
     met = []
     for folder in FOLDERS:
         with start_mmcsal("run", disturbed) as process:
-            met.append(kill_within(process, run / folder))
+            met.append(kill_within(process, run, folder))
         done = FOLDERS[: FOLDERS.index(folder)]
         assert all((run / name / "_SUCCESS").exists() for name in done)
     assert met == [True] * len(FOLDERS)

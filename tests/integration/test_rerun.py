@@ -4,12 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.config import parse_config
 from jobs.progress import JsonReporter
-from jobs.run import STAGES, RunResult, run_job, select_again
-from mmcsal_core.errors import ArtifactError, GateError
+from jobs.run import STAGES, RunResult, check_run, run_job, select_again
+from mmcsal_core.errors import ConfigError, GateError
 from mmcsal_core.storage import Store
 from mmcsal_core.validation import validate_run
 from tests.corpora import make_image_text_table, write_image_text_parquet
@@ -22,7 +24,15 @@ Run = Callable[..., RunResult]
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_image_text_parquet(tmp_path_factory.mktemp("corpus") / "pairs.parquet", NUM_PAIRS)
+    """A corpus in which every fiftieth picture is none, so that shards differ in what they reject."""
+    path = tmp_path_factory.mktemp("corpus") / "pairs.parquet"
+    pq.write_table(break_pictures(make_image_text_table(NUM_PAIRS), every=50), path)
+    return path
+
+
+def break_pictures(table: pa.Table, every: int) -> pa.Table:
+    pictures = [b"no picture" if i % every == 0 else value.as_py() for i, value in enumerate(table["image"])]
+    return table.set_column(1, "image", pa.array(pictures))
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +103,8 @@ def test_an_early_change_redoes_all_that_follows(finished: dict[str, Any], tmp_p
     assert run_job(config, JsonReporter(), until="features").executed == ("ingest", "features")
     assert validate_run(config.run_store).ok
     changed = parse_config(finished, [f"output={tmp_path}", "modalities.image.image_size=48"])
-    assert run_job(changed, JsonReporter(), until="embed").executed == ("features", "train", "embed")
+    result = run_job(changed, JsonReporter(), until="features")
+    assert (result.executed, result.up_to_date) == (("features",), ("ingest",))
 
 
 def test_select_again_needs_embeddings_of_the_same_configuration(finished: dict[str, Any]) -> None:
@@ -101,8 +112,31 @@ def test_select_again_needs_embeddings_of_the_same_configuration(finished: dict[
         "coreset",
         "report",
     )
-    with pytest.raises(ArtifactError, match=r"another one: train, embed, neighbors"):
+    with pytest.raises(ConfigError, match=r"another one: train, embed, neighbors"):
         select_again(parse_config(finished, ["encoder.epochs=5"]), JsonReporter())
+    with pytest.raises(ConfigError, match=r"another one: ingest, features"):
+        select_again(parse_config(finished, ["ingest.store=bytes"]), JsonReporter())
+
+
+def test_a_failed_selection_leaves_the_published_one(finished: dict[str, Any]) -> None:
+    run_job(parse_config(finished), JsonReporter())
+    before = read_files(run_folder(finished) / "selection")
+    with pytest.raises(ConfigError, match=r"stratum_column.*'shapee'"):
+        select_again(parse_config(finished, ["selection.stratum_column=shapee"]), JsonReporter())
+    assert read_files(run_folder(finished) / "selection") == before
+    assert select_again(parse_config(finished, ["selection.stratum_column=shape"]), JsonReporter()).executed
+
+
+def test_validate_notices_results_of_another_configuration(finished: dict[str, Any]) -> None:
+    config = parse_config(finished)
+    run_job(config, JsonReporter())
+    assert check_run(config.run_store).ok
+    run_job(parse_config(finished, ["neighbors.num_neighbors=20"]), JsonReporter(), until="neighbors")
+    checked = check_run(config.run_store)
+    assert [check.name for check in checked.checks if not check.ok] == [
+        "selection: made under the stored configuration",
+        "report: made under the stored configuration",
+    ]
 
 
 def test_a_changed_source_is_noticed(ray_session: None, tmp_path: Path) -> None:
@@ -114,13 +148,8 @@ def test_a_changed_source_is_noticed(ray_session: None, tmp_path: Path) -> None:
 
 
 def test_too_many_rejects_stop_the_run_before_it_publishes(ray_session: None, tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    table = make_image_text_table(300)
-    broken = pa.array([b"no picture" if i % 4 == 0 else value.as_py() for i, value in enumerate(table["image"])])
     corpus = tmp_path / "pairs.parquet"
-    pq.write_table(table.set_column(1, "image", broken), corpus)
+    pq.write_table(break_pictures(make_image_text_table(300), every=4), corpus)
     config = parse_config(make_config(corpus, tmp_path / "out"))
     with pytest.raises(GateError, match=r"'features' may reject at most 5.0%.*75 of 300: unreadable_image 75"):
         run_job(config, JsonReporter())

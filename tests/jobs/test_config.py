@@ -39,7 +39,11 @@ def make_values(**changes: Any) -> dict[str, Any]:
         ({"modalities": {"image": {"column": "i"}, "words": {"column": "c"}}}, [], ["'words' needs a kind"]),
         ({}, ["modalities.image.uri_column=path"], ["one of column and uri_column", "'path'"]),
         ({}, ["source.kind=folder"], ["a folder source has no columns", "'image'"]),
-        ({"modalities": {"image": {}, "text": {"column": "c"}}}, [], ["modalities.image", "needs a column"]),
+        (
+            {"modalities": {"image": {}, "text": {"column": "c"}}},
+            [],
+            ["modalities.image.column", "needs column or uri_column"],
+        ),
         ({}, ["modalities.image.backbone=efficientnet-lite"], ["efficientnet-lite", "efficientnet-lite0"]),
         ({}, ["modalities.text.backbone=efficientnet-lite0"], ["efficientnet-lite0", "text"]),
         ({"selection": {}}, [], ["selection", "budget"]),
@@ -109,6 +113,6 @@ def test_resources_do_not_enter_the_hash_but_the_budget_does() -> None:
     assert hash_config(changed("selection.budget=11")) != hash_config(base)
 
 
-@pytest.mark.parametrize("name", ["demo", "local"])
+@pytest.mark.parametrize("name", ["demo", "local", "cluster"])
 def test_the_shipped_configurations_are_valid(name: str) -> None:
     load_config(str(Path(__file__).parents[2] / "jobs" / "configs" / f"{name}.yaml"))

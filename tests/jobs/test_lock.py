@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from jobs.lock import EXPIRY_S, LOCK, RunLock, is_alive, read_owner
+from jobs.lock import EXPIRY_S, LOCK, TAKE_OVER_S, RunLock, is_alive, read_owner
 from mmcsal_core.errors import LockError
 from mmcsal_core.storage import Store
 
@@ -45,7 +46,7 @@ def test_a_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("age_s", "alive"), [(0.0, True), (EXPIRY_S + 1, False)])
 def test_on_another_machine_the_heartbeat_counts(tmp_path: Path, age_s: float, alive: bool) -> None:
     run = Store(str(tmp_path))
-    owner = {"host": "elsewhere", "pid": 1, "started": 0.0, "heartbeat": time.time() - age_s}
+    owner = {"token": "t", "host": "elsewhere", "pid": 1, "started": 0.0, "heartbeat": time.time() - age_s}
     run.write_bytes(LOCK, json.dumps(owner).encode())
     assert is_alive(owner) is alive
     if alive:
@@ -54,6 +55,37 @@ def test_on_another_machine_the_heartbeat_counts(tmp_path: Path, age_s: float, a
     else:
         with RunLock(run):
             pass
+
+
+def test_a_holder_whose_lock_was_taken_leaves_it_to_the_other(tmp_path: Path) -> None:
+    run = Store(str(tmp_path))
+    with RunLock(run):
+        owner = read_owner(run)
+        run.write_bytes(LOCK, json.dumps({**(owner or {}), "token": "another"}).encode())
+    assert run.exists(LOCK)
+
+
+def test_of_two_that_find_a_lock_stale_one_gets_it(tmp_path: Path) -> None:
+    run = Store(str(tmp_path))
+    stale = {"token": "t", "host": "elsewhere", "pid": 1, "started": 0.0, "heartbeat": 0.0}
+    run.write_bytes(LOCK, json.dumps(stale).encode())
+    barrier, outcomes = threading.Barrier(2), []
+
+    def contend() -> None:
+        barrier.wait()
+        try:
+            with RunLock(run):
+                outcomes.append("held")
+                time.sleep(2 * TAKE_OVER_S)
+        except LockError:
+            outcomes.append("refused")
+
+    contenders = [threading.Thread(target=contend) for _ in range(2)]
+    for contender in contenders:
+        contender.start()
+    for contender in contenders:
+        contender.join()
+    assert sorted(outcomes) == ["held", "refused"]
 
 
 def test_a_reused_process_id_is_not_the_owner() -> None:

@@ -20,7 +20,7 @@ from mmcsal_core.errors import DataError, GateError
 from mmcsal_core.schema import feature_schema, reject_schema
 from mmcsal_core.storage import Store
 from pipelines import features
-from pipelines.features import FeaturesConfig, ShardEmbedder, decode_shard, extract_features
+from pipelines.features import FeaturesConfig, ShardEmbedder, decode_shard, extract_features, load_embedder
 from pipelines.stage_run import Resources, StageProgress, StageRun
 
 NUM_PAIRS = 300
@@ -67,7 +67,7 @@ def publish_pairs(root: Path, num_pairs: int = NUM_PAIRS) -> Artifact:
 
 def embed_bare(pairs: Artifact, rows_per_shard: int, config: FeaturesConfig) -> tuple[pa.Table, pa.Table]:
     decoder = ChunkDecoder(MODALITIES)
-    embedder = ShardEmbedder(decoder, config, Resources())
+    embedder = load_embedder(decoder, config, Resources())
     shards = plan_ranges(NUM_PAIRS, rows_per_shard)
     tables, rejects = zip(*(embedder.embed_shard(decode_shard(pairs, shard, decoder)) for shard in shards), strict=True)
     return pa.concat_tables(tables).combine_chunks(), pa.concat_tables(rejects).combine_chunks()
@@ -109,10 +109,9 @@ class Poisoned:
         return vectors
 
 
-def test_a_bad_feature_is_rejected_in_the_order_of_the_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "load_backbone", lambda *_, **__: Poisoned())
+def test_a_bad_feature_is_rejected_in_the_order_of_the_pairs(tmp_path: Path) -> None:
     decoder = ChunkDecoder({"text": MODALITIES["text"]})
-    embedder = ShardEmbedder(decoder, FeaturesConfig(batch_size=256), Resources())
+    embedder = ShardEmbedder(decoder, {"text": Poisoned()}, batch_size=256)
     pairs = publish_pairs(tmp_path, 60)
     table, rejects = embedder.embed_shard(decode_shard(pairs, plan_ranges(60, 256)[0], decoder))
     assert rejects["source_row"].to_pylist() == [2, 3, BLANK]
@@ -124,7 +123,7 @@ def test_a_shard_without_a_good_pair_is_empty_and_has_the_schema() -> None:
     pairs = pa.table({"row": [0], "pair_id": ["a"], "source": ["s"], "source_row": [0], "text": [" "]})
     decoder = ChunkDecoder({"text": MODALITIES["text"]})
     chunk, rejects = decoder.decode_chunk(pairs, "features")
-    table, _ = ShardEmbedder(decoder, FeaturesConfig(), Resources()).embed_shard(
+    table, _ = load_embedder(decoder, FeaturesConfig(), Resources()).embed_shard(
         features.DecodedShard([chunk], rejects)
     )
     assert table.num_rows == 0

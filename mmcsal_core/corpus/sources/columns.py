@@ -8,7 +8,7 @@ import pyarrow as pa
 from mmcsal_core.corpus.modality import ModalityConfig
 from mmcsal_core.corpus.sources.config import STEM, Access, SourceConfig, find_access
 from mmcsal_core.errors import ConfigError
-from mmcsal_core.schema import PAIR_ID, SOURCE, SOURCE_ROW, bytes_column, selection_schema, uri_column
+from mmcsal_core.schema import PAIR_ID, ROW, SOURCE, SOURCE_ROW, bytes_column, selection_schema, uri_column
 
 _EXPECTED: dict[Access, str] = {
     "inline": "text",
@@ -99,7 +99,10 @@ def _find_field(column: str, key: str, schema: pa.Schema) -> pa.Field:
 
 
 def _check_clashes(source: SourceConfig, modalities: Mapping[str, ModalityConfig], schema: pa.Schema) -> None:
-    reserved = {PAIR_ID, SOURCE, SOURCE_ROW, *selection_schema(list(modalities), ()).names}
+    reserved = {PAIR_ID, SOURCE, SOURCE_ROW, ROW, *selection_schema(list(modalities), ()).names}
+    taken = reserved & set(modalities)
+    if taken:
+        raise ConfigError(f"a modality may not have the name of a column of the output, got {min(taken)!r}; rename it")
     for name in modalities:
         reserved |= {name, uri_column(name), bytes_column(name)}
     clashes = [field.name for field in metadata_fields(source, modalities, schema) if field.name in reserved]
