@@ -1,47 +1,20 @@
 """What a second run does: nothing, or only what the change asks for; and how many shards there are changes no byte."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from jobs.config import parse_config
 from jobs.progress import JsonReporter
-from jobs.run import STAGES, RunResult, check_run, run_job, select_again
+from jobs.run import STAGES, check_run, run_job, select_again
 from mmcsal_core.errors import ConfigError, GateError
 from mmcsal_core.storage import Store
 from mmcsal_core.validation import validate_run
-from tests.corpora import make_image_text_table, write_image_text_parquet
+from tests.corpora import break_pictures, make_image_text_table, write_image_text_parquet
+from tests.integration.conftest import NUM_PAIRS
 from tests.integration.job_process import make_config, read_files
-
-NUM_PAIRS = 1100
-
-Run = Callable[..., RunResult]
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus in which every fiftieth picture is none, so that shards differ in what they reject."""
-    path = tmp_path_factory.mktemp("corpus") / "pairs.parquet"
-    pq.write_table(break_pictures(make_image_text_table(NUM_PAIRS), every=50), path)
-    return path
-
-
-def break_pictures(table: pa.Table, every: int) -> pa.Table:
-    pictures = [b"no picture" if i % every == 0 else value.as_py() for i, value in enumerate(table["image"])]
-    return table.set_column(1, "image", pa.array(pictures))
-
-
-@pytest.fixture(scope="module")
-def finished(ray_session: None, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The configuration of a run that is finished, in one shard (1 actor)."""
-    values = make_config(corpus, tmp_path_factory.mktemp("one"), resources={"rows_per_shard": 4096})
-    result = run_job(parse_config(values), JsonReporter())
-    assert result.executed == STAGES
-    return values
 
 
 def run_folder(values: dict[str, Any]) -> Path:
@@ -54,17 +27,16 @@ def test_the_finished_run_keeps_the_contract(finished: dict[str, Any]) -> None:
     assert report.ok
 
 
-@pytest.mark.parametrize(("num_shards", "num_actors"), [(2, 2), (5, 5)])
+@pytest.mark.parametrize(("num_shards", "num_actors"), [(1, 1), (2, 2)])
 def test_the_same_selection_whatever_the_number_of_shards_and_actors(
-    finished: dict[str, Any], corpus: Path, tmp_path: Path, num_shards: int, num_actors: int
+    finished: dict[str, Any], dirty_corpus: Path, tmp_path: Path, num_shards: int, num_actors: int
 ) -> None:
     resources = {
         "rows_per_shard": -(-NUM_PAIRS // num_shards),
         "num_actors": num_actors,
-        "cpus_per_actor": 0.2,
-        "num_readers": 1,
+        "cpus_per_actor": 0.5,
     }
-    values = make_config(corpus, tmp_path, resources=resources)
+    values = make_config(dirty_corpus, tmp_path, resources=resources)
     run_job(parse_config(values), JsonReporter())
     assert len(list((run_folder(values) / "features" / "data").iterdir())) == num_shards
     for name in ("selection/data", "encoder/encoder.safetensors", "report/report.json"):
@@ -85,7 +57,8 @@ def test_a_second_run_does_nothing(finished: dict[str, Any]) -> None:
         ("report.gallery_size=5", ("report",)),
         ("selection.budget=30", ("coreset", "report")),
         ("neighbors.num_neighbors=12", ("neighbors", "coreset", "report")),
-        ("resources.rows_per_shard=256", ()),
+        ("resources.rows_per_shard=4096", ()),
+        ("resources.num_actors=2", ()),
         ("max_reject_fraction=0.5", ()),
     ],
 )
