@@ -16,13 +16,13 @@ from rich.table import Table
 from jobs import demo as demo_job
 from jobs.config import JobConfig, load_config, parse_config
 from jobs.doctor import diagnose
-from jobs.estimate import estimate_run
+from jobs.estimate import describe_estimate, estimate_run
 from jobs.exit_codes import ExitCode, classify_error, find_cause
 from jobs.lock import is_alive, read_owner
 from jobs.progress import open_reporter
 from jobs.run import CONFIG, RunResult, check_run, report_again, run_job, select_again
 from jobs.run_status import RUN_STATUS
-from mmcsal_core.errors import ConfigError, DataError
+from mmcsal_core.errors import ConfigError, DataError, MmcsalError
 from mmcsal_core.storage import Store
 
 app = typer.Typer(
@@ -53,7 +53,7 @@ Result = TypeVar("Result")
 def plan(config: ConfigPath, set_: Overrides = None, as_json: AsJson = False) -> None:
     """Say what a run will take: pairs, shards, bytes, memory, hours and cost. Reads headers only."""
     estimate = _guard(lambda: estimate_run(load_config(config, set_ or ())), as_json)
-    _print_values("plan", estimate.model_dump(mode="json"), as_json)
+    _print_values("plan", estimate.model_dump(mode="json") if as_json else describe_estimate(estimate), as_json)
 
 
 @app.command()
@@ -164,11 +164,23 @@ def _explain_failure(as_json: bool, _kind: object, error: BaseException | None, 
     if error is None or code in (ExitCode.DONE, ExitCode.DEFECT):
         return
     cause = find_cause(error)
-    kind, message = type(cause).__name__, str(cause) or type(cause).__name__
+    kind, message = type(cause).__name__, describe_failure(cause, code)
     if as_json:
         typer.echo(json.dumps({"error": {"kind": kind, "message": message}, "exit_code": int(code)}))
     typer.echo(f"mmcsal: {message}", err=True)
     sys.exit(code)
+
+
+def describe_failure(cause: BaseException, code: ExitCode) -> str:
+    """Say what happened and, where the error itself does not, what to do."""
+    if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+        return "stopped by a signal; the same command goes on where it was"
+    if isinstance(cause, MmcsalError):
+        return str(cause)
+    return (
+        f"{type(cause).__name__}: {cause}; this is about the machine, the store or its credentials: mend it, then the "
+        "same command goes on where it was"
+    )
 
 
 def _parse_options(options: list[str] | None) -> dict[str, str]:

@@ -44,7 +44,7 @@ class RayConfig(Settings):
     address: str | None = Field(None, description="address of a running cluster, e.g. auto or ray://head:10001")
     num_cpus: int | None = Field(None, ge=1, description="CPU cores of a local Ray; by default all")
     num_gpus: int | None = Field(None, ge=0, description="GPUs of a local Ray; by default all")
-    namespace: str | None = None
+    namespace: str | None = Field(None, description="namespace of the job's actors on a shared cluster")
     runtime_env: dict[str, Any] = Field(default_factory=dict, description="Ray's runtime environment for the workers")
     include_dashboard: bool = Field(False, description="start the dashboard of a local Ray, on loopback only")
 
@@ -59,9 +59,9 @@ class PricingConfig(Settings):
 class JobConfig(Settings):
     """One run, whole."""
 
-    run_id: str
-    output: str
-    seed: int = Field(0, ge=0)
+    run_id: str = Field(description="names the run's folder, <output>/run_id=<run_id>")
+    output: str = Field(description="folder of all runs; a path or any fsspec URL")
+    seed: int = Field(0, ge=0, description="of everything random")
     source: SourceConfig
     source_options: dict[str, Any] = Field(default_factory=dict, description="fsspec storage options of the source")
     output_options: dict[str, Any] = Field(default_factory=dict, description="fsspec storage options of the output")

@@ -67,6 +67,21 @@ def estimate_run(config: JobConfig) -> Estimate:
     )
 
 
+def describe_estimate(estimate: Estimate) -> dict[str, str]:
+    """Return an estimate in words for people."""
+    unknown = "unknown: measure it and set pricing.pairs_per_second"
+    speed, hours, cost = estimate.pairs_per_second, estimate.hours, estimate.cost
+    return {
+        "source": f"{estimate.source}, {estimate.num_files} files, {estimate.source_bytes / 1e6:,.1f} MB",
+        "pairs": f"{estimate.num_pairs:,}, of which {estimate.budget:,} are to be picked",
+        "shards": f"{estimate.num_shards:,}, decoded at most {estimate.decoded_bytes_per_shard / 1e6:,.0f} MB each",
+        "memory per actor": f"about {estimate.memory_per_actor_bytes / 1e9:,.1f} GB",
+        "features": unknown if speed is None else f"about {speed:,.0f} pairs/s an actor",
+        "time": unknown if hours is None else f"about {hours:,.2f} h, plus a minute or two of starting up",
+        "cost": "set pricing.cost_per_hour" if cost is None else f"about {cost:,.2f}",
+    }
+
+
 def _count_decoded_bytes(modality: ModalityConfig) -> int:
     picture = modality.image_size**2 * 3
     sizes = {

@@ -15,7 +15,8 @@ from jobs.progress import Reporter
 from jobs.run_status import RunStatus
 from jobs.steps import Step, fingerprint_ingest, lay_out, list_steps
 from mmcsal_core.artifacts import SUCCESS
-from mmcsal_core.corpus.sources import list_source
+from mmcsal_core.corpus.sources import SourceListing, list_source
+from mmcsal_core.corpus.sources.columns import metadata_fields
 from mmcsal_core.errors import ConfigError, DataError
 from mmcsal_core.settings import Settings
 from mmcsal_core.storage import Store
@@ -49,6 +50,7 @@ def run_job(config: JobConfig, reporter: Reporter, *, until: str | None = None) 
     with record_early_failure(config):
         listing = list_source(config.source, config.modalities, config.source_options)
         config.selection.count_picks(listing.num_pairs)
+        _check_stratum(config, listing)
     steps = list_steps(config, fingerprint_ingest(config, listing.fingerprint))
     return execute_steps(config, steps[: STAGES.index(until) + 1 if until else None], reporter)
 
@@ -150,6 +152,16 @@ def _list_stored_steps(config: JobConfig) -> list[Step]:
         raise DataError(f"{config.run_store.url} has no finished pairs; use `mmcsal run` first")
     source_fingerprint = pairs.read_manifest().properties["source_fingerprint"]
     return list_steps(config, fingerprint_ingest(config, source_fingerprint))
+
+
+def _check_stratum(config: JobConfig, listing: SourceListing) -> None:
+    column = config.selection.stratum_column
+    names = [field.name for field in metadata_fields(listing.source, config.modalities, listing.schema)]
+    if column is not None and column not in names:
+        raise ConfigError(
+            f"selection.stratum_column names a metadata column, got {column!r}; "
+            f"the source has {', '.join(names) or 'none'}"
+        )
 
 
 @contextmanager

@@ -59,6 +59,8 @@ class RunStatus:
         stopped = code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED)
         self._values["state"] = "done" if code == ExitCode.DONE else "interrupted" if stopped else "failed"
         self._values["exit_code"] = int(code)
+        for stage in self._values["stages"].values():
+            stage["state"] = self._values["state"] if stage["state"] == "running" else stage["state"]
         self._values["stage"] = self._values["stage"] if error else None
         if error is not None and not stopped:
             cause = find_cause(error)

@@ -80,8 +80,11 @@ class Store:
         return f"{self.root}/{name}"
 
     def exists(self, name: str) -> bool:
-        """Say whether a file of this name is there."""
-        return bool(self.filesystem.isfile(self.path(name)))
+        """Say whether a file of this name is there; a store that cannot be asked is an error, not an absence."""
+        try:
+            return bool(self.filesystem.info(self.path(name))["type"] == "file")
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def list_files(self) -> list[str]:
         """Return the names of all files below this folder, sorted; an absent folder has none."""

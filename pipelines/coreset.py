@@ -35,7 +35,7 @@ class CoresetConfig(SelectionConfig):
         if (self.budget is None) == (self.budget_fraction is None):
             raise ValueError(
                 f"give exactly one of budget and budget_fraction, got {self.budget} and {self.budget_fraction}; "
-                "write e.g. budget: 100"
+                "write e.g. budget: 100, and with --set budget_fraction also --set selection.budget=null"
             )
         return self
 

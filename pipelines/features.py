@@ -23,7 +23,9 @@ from pydantic import Field, field_validator
 
 from mmcsal_core.artifacts import CHUNK_ROWS, Artifact, Manifest, Plan, ShardRange, plan_ranges
 from mmcsal_core.backbones.backbone import Backbone, Features
+from mmcsal_core.backbones.hugging_face import check_hugging_face
 from mmcsal_core.backbones.loading import load_backbone
+from mmcsal_core.backbones.names import HUGGING_FACE
 from mmcsal_core.corpus.decode_chunk import PROVENANCE, ChunkDecoder, Failure, describe_rejects, find_vector_dim
 from mmcsal_core.corpus.modality import ModalityConfig
 from mmcsal_core.corpus.reject import RejectPair
@@ -155,6 +157,7 @@ def extract_features(
 
     Raises:
         GateError: there are no pairs, or more are rejected than allowed.
+        ConfigError: there is no such model on the hub.
         DataError: a modality of kind vector has no usable vector at all.
         ray.exceptions.RayError: a worker failed for good. Shards that were committed stay.
     """
@@ -164,6 +167,7 @@ def extract_features(
     plan = run.out.begin(run.fingerprint, lambda: plan_ranges(num_pairs, run.resources.rows_per_shard))
     missing = run.out.missing_shards(plan)
     if missing:
+        _check_hub_models(modalities, config)
         dims = {
             name: find_vector_dim(_iter_chunks(pairs, num_pairs), name, modality, source_options)
             for name, modality in modalities.items()
@@ -184,6 +188,12 @@ def extract_features(
         "backbones": {name: modality.resolved_backbone for name, modality in modalities.items()},
     }
     return run.out.finish(plan, properties=properties, max_reject_fraction=run.max_reject_fraction)
+
+
+def _check_hub_models(modalities: Mapping[str, ModalityConfig], config: FeaturesConfig) -> None:
+    names = {modality.resolved_backbone for modality in modalities.values()}
+    for name in sorted(name for name in names if name.startswith(HUGGING_FACE)):
+        check_hugging_face(name, trust_remote_code=config.trust_remote_code)
 
 
 def decode_shard(pairs: Artifact, shard: ShardRange, decoder: ChunkDecoder) -> DecodedShard:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from pydantic import Field
 
 from mmcsal_core.artifacts import Artifact, Manifest, Plan, ShardRange, ShardRecord, name_shard, plan_ranges
 from mmcsal_core.corpus.modality import ModalityConfig
@@ -47,7 +48,9 @@ _NUM_THREADS = 16
 class IngestConfig(Settings):
     """What `pairs/` holds of the content: a reference to it, or the reference and the bytes themselves."""
 
-    store: Literal["references", "bytes"] = "references"
+    store: Literal["references", "bytes"] = Field(
+        "references", description="what pairs/ holds of the content: where it lies, or the bytes themselves as well"
+    )
 
 
 class IdWorker:

@@ -136,6 +136,22 @@ class HuggingFaceAudio:
         return clip[: getattr(self._hub_model.processor, "nb_max_samples", len(clip))]
 
 
+def check_hugging_face(name: str, *, trust_remote_code: bool = False) -> None:
+    """Look a model up by its configuration alone, before workers are started that would load its weights.
+
+    Raises:
+        ConfigError: it is not there, or transformers does not know it.
+    """
+    import transformers  # noqa: PLC0415  an extra of its own
+
+    source = parse_hugging_face(name)
+    options = {"revision": source.revision or "main", "trust_remote_code": trust_remote_code}
+    try:
+        transformers.AutoConfig.from_pretrained(source.name, **options)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"backbone {name!r} must be known to transformers, but: {error}") from error
+
+
 def load_hugging_face(name: str, modality: ModalityConfig, device: str, *, trust_remote_code: bool = False) -> Backbone:
     """Load an `hf:` backbone for a resolved modality; for video, the image model that reads its frames.
 

@@ -47,6 +47,7 @@ def test_the_process_ends_with_the_code_and_one_line(tmp_path: Path) -> None:
         ("selection.stratgy=random", ["unknown key 'selection.stratgy'; did you mean 'strategy'?"]),
         ("modalities.text.column=captoin", ["'captoin'", "'caption'"]),
         ("source.pair_id_column=idd", ["'idd'", "'id'"]),
+        ("selection.stratum_column=shapee", ["'shapee'", "shape"]),
     ],
 )
 def test_a_bad_configuration_stops_before_ray_and_before_anything_is_written(
@@ -91,12 +92,14 @@ def test_plan_reads_headers_only_and_writes_nothing(config: Path, tmp_path: Path
     assert (plan["num_pairs"], plan["num_files"], plan["num_shards"], plan["budget"]) == (40, 1, 1, 20)
     assert plan["cost"] == pytest.approx(0.04)
     assert not (tmp_path / "out").exists()
-    assert "num pairs" in call("plan", config).stdout
+    assert "40, of which 20 are to be picked" in call("plan", config).stdout
 
 
 def test_plan_says_so_where_a_throughput_is_unknown(config: Path) -> None:
     plan = json.loads(call("plan", config, "--set", "modalities.text.backbone=hf:some/model", "--json").stdout)
     assert (plan["pairs_per_second"], plan["hours"], plan["cost"]) == (None, None, None)
+    shown = call("plan", config, "--set", "modalities.text.backbone=hf:some/model").stdout
+    assert "pricing.pairs_per_second" in shown
 
 
 @pytest.mark.parametrize("command", ["status", "report"])
@@ -143,7 +146,7 @@ def test_an_unreachable_store_is_infrastructure_and_named(config: Path) -> None:
     once = {"connect_timeout": 1, "retries": {"max_attempts": 0}}
     options = {"endpoint_url": "http://127.0.0.1:9", "key": "k", "secret": "s", "config_kwargs": once}
     result = call("run", config, "--set", "output=s3://bucket/out", "--set", f"output_options={options}")
-    assert (result.exit_code, "127.0.0.1:9" in result.stderr) == (6, True)
+    assert (result.exit_code, "127.0.0.1:9" in result.stderr, "credentials" in result.stderr) == (6, True, True)
     assert not probe_store(Store("s3://bucket/out", options)).writable
 
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from jobs.config import JobConfig, describe_config, hash_config, load_config, parse_config
+from jobs.config_reference import describe_keys
 from mmcsal_core.errors import ConfigError
 
 
@@ -116,3 +117,8 @@ def test_resources_do_not_enter_the_hash_but_the_budget_does() -> None:
 @pytest.mark.parametrize("name", ["demo", "local", "cluster"])
 def test_the_shipped_configurations_are_valid(name: str) -> None:
     load_config(str(Path(__file__).parents[2] / "jobs" / "configs" / f"{name}.yaml"))
+
+
+def test_the_reference_of_keys_is_up_to_date() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    assert page == describe_keys(), "run: python -m jobs.config_reference > docs/configuration.md"
