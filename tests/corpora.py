@@ -58,6 +58,25 @@ def write_image_text_parquet(path: Path, num_pairs: int, seed: int = 0) -> Path:
     return path
 
 
+def write_video_folder(folder: Path, num_pairs: int, seed: int = 0) -> Path:
+    """Write a folder of one-second tones (wav) and silent films of moving shapes (mp4), paired by stem."""
+    import av
+
+    write_clip_folder(folder, num_pairs, seed)
+    rng = np.random.default_rng(seed)
+    for picture in sorted(folder.rglob("*.png")):
+        with av.open(str(picture.with_suffix(".mp4")), "w") as film:
+            stream = film.add_stream("mpeg4", rate=8)
+            stream.width = stream.height = 48
+            stream.pix_fmt = "yuv420p"
+            for _ in range(8):
+                frame = Image.open(io.BytesIO(draw_shape("red", picture.parent.name, rng)))
+                film.mux(stream.encode(av.VideoFrame.from_image(frame)))
+            film.mux(stream.encode())
+        picture.unlink()
+    return folder
+
+
 def write_clip_folder(folder: Path, num_pairs: int, seed: int = 0) -> Path:
     """Write a folder of one-second tones (wav) and pictures (png), paired by stem, in a sub-folder for each shape."""
     rng = np.random.default_rng(seed)

@@ -42,7 +42,8 @@ class CoverState:
         covered = self._covered[columns]
         full = float(np.maximum(values - covered, 0.0).sum()) / self._num_rows
         trusted = float(np.maximum(self.trust[row] * values - covered, 0.0).sum()) / self._num_rows
-        return full, -self._lambda_div * float(self._nearest[row]) / self._num_rows, trusted - full
+        repulsion = self._lambda_div * float(self._nearest[row]) / self._num_rows
+        return full, 0.0 - repulsion, trusted - full
 
     def add_pick(self, row: int) -> None:
         """Count a row as picked."""

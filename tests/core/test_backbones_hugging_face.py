@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 
 from mmcsal_core.backbones.backbone import Backbone, Batch
@@ -14,8 +15,6 @@ from mmcsal_core.backbones.hugging_face import pool_hidden_states
 from mmcsal_core.backbones.loading import load_backbone
 from mmcsal_core.corpus.modality import Kind, ModalityConfig
 from mmcsal_core.errors import ConfigError
-
-transformers = pytest.importorskip("transformers")
 
 WORDS = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "a", "red", "apple", "green", "pear", "on", "the", "table"]
 TEXTS = ["a red apple", "pear", "the green pear on the table a red apple on the table the table the table"]

@@ -41,8 +41,6 @@ def make_batch(kind: Kind) -> "np.ndarray | list[str]":
 
 @pytest.mark.parametrize("kind", ["image", "video", "text"])
 def test_backbone_contract(backbone_name: str, kind: Kind) -> None:
-    if kind == "video":
-        pytest.importorskip("av")
     modality, batch = ModalityConfig(kind=kind, image_size=40, num_frames=2), make_batch(kind)
     backbone = load_backbone(backbone_name, modality)
     vectors = backbone.embed(batch)
@@ -57,7 +55,6 @@ def test_backbone_contract(backbone_name: str, kind: Kind) -> None:
 
 
 def test_video_is_the_mean_of_its_frames(backbone_name: str) -> None:
-    pytest.importorskip("av")
     videos = np.asarray(make_batch("video"))
     frames = load_backbone(backbone_name, ModalityConfig(kind="image")).embed(videos.reshape(-1, 40, 40, 3))
     means = load_backbone(backbone_name, ModalityConfig(kind="video", num_frames=2)).embed(videos)

@@ -9,10 +9,11 @@ import pytest
 from jobs.config import parse_config
 from jobs.progress import JsonReporter
 from jobs.run import STAGES, check_run, run_job, select_again
+from jobs.steps import lay_out
 from mmcsal_core.errors import ConfigError, GateError
 from mmcsal_core.storage import Store
 from mmcsal_core.validation import validate_run
-from tests.corpora import break_pictures, make_image_text_table, write_image_text_parquet
+from tests.corpora import break_pictures, make_image_text_table, write_image_text_parquet, write_video_folder
 from tests.integration.conftest import NUM_PAIRS
 from tests.integration.job_process import make_config, read_files
 
@@ -130,3 +131,16 @@ def test_too_many_rejects_stop_the_run_before_it_publishes(ray_session: None, tm
     relaxed = parse_config(make_config(corpus, tmp_path / "out"), ["max_reject_fraction=0.3"])
     assert run_job(relaxed, JsonReporter(), until="features").executed == ("features",)
     assert validate_run(relaxed.run_store).ok
+
+
+def test_a_folder_of_sounds_and_films(ray_session: None, tmp_path: Path) -> None:
+    folder = write_video_folder(tmp_path / "clips", 40)
+    (folder / "circle" / "000.wav").unlink()
+    values = make_config(folder, tmp_path / "out", modalities={"audio": {"window_s": 1.0}, "video": {"image_size": 32}})
+    values["source"] = {"kind": "folder", "url": str(folder)}
+    config = parse_config(values)
+    assert run_job(config, JsonReporter(), until="features").executed == ("ingest", "features")
+    assert validate_run(config.run_store).ok
+    manifest = lay_out(config).features.read_manifest()
+    assert (manifest.pairs_out, manifest.properties["dims"]) == (39, {"audio": 192, "video": 1280})
+    assert lay_out(config).pairs.read_manifest().rejects_by_reason == {"missing_modality": 1}
