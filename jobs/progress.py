@@ -14,6 +14,12 @@ from pipelines.stage_run import StageProgress
 
 INTERVAL_S = 5.0
 
+_PROCESSORS = (
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.JSONRenderer(),
+)
+
 
 class Reporter(Protocol):
     """What a run tells its progress to."""
@@ -29,7 +35,7 @@ class JsonReporter:
     """Writes JSON lines through structlog: every event, and progress at most every `INTERVAL_S` seconds."""
 
     def __init__(self) -> None:
-        self._log = structlog.get_logger("mmcsal")
+        self._log = structlog.wrap_logger(structlog.PrintLogger(sys.stderr), processors=_PROCESSORS)
         self._last = 0.0
 
     def update(self, progress: StageProgress) -> None:
@@ -72,23 +78,9 @@ class BarReporter:
         self._bars.console.print(f"[bold]{event.replace('_', ' ')}[/bold]  {words}", highlight=False)
 
 
-def configure_logging() -> None:
-    """Send structlog's events to stderr, one JSON object a line."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=False,
-    )
-
-
 @contextmanager
 def open_reporter() -> Iterator[Reporter]:
     """Yield the reporter that fits stderr."""
-    configure_logging()
     if not sys.stderr.isatty():
         yield JsonReporter()
         return
