@@ -112,11 +112,15 @@ def parse_config(values: Mapping[str, Any], overrides: Sequence[str] = (), *, or
     merged = json.loads(json.dumps(values, default=str))
     for override in overrides:
         _apply_override(merged, override)
-    try:
-        config = JobConfig.model_validate_json(json.dumps(merged))
-    except ValidationError as error:
-        raise ConfigError(_explain(error, origin)) from error
-    return _resolve(config)
+    config = _resolve(_validate(merged, origin))
+    for modality in config.modalities.values():
+        check_backbone(modality.resolved_backbone, modality.resolved_kind)
+    return config
+
+
+def parse_stored_config(values: Mapping[str, Any]) -> JobConfig:
+    """Read back what `describe_config` returned; whether this machine could run it is not asked."""
+    return _resolve(_validate(values, "stored configuration"))
 
 
 def describe_config(config: JobConfig) -> dict[str, Any]:
@@ -161,10 +165,15 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
 
 
+def _validate(values: Mapping[str, Any], origin: str) -> JobConfig:
+    try:
+        return JobConfig.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise ConfigError(_explain(error, origin)) from error
+
+
 def _resolve(config: JobConfig) -> JobConfig:
     modalities = {name: resolve_modality(name, modality) for name, modality in config.modalities.items()}
-    for modality in modalities.values():
-        check_backbone(modality.resolved_backbone, modality.resolved_kind)
     check_source(config.source, modalities)
     source = config.source.model_copy(update={"url": _make_absolute(config.source.url)})
     return config.model_copy(

@@ -8,7 +8,7 @@ from functools import partial
 from types import FrameType
 
 from jobs.cluster import connect_ray
-from jobs.config import JobConfig, describe_config, hash_config, parse_config
+from jobs.config import JobConfig, describe_config, hash_config, parse_stored_config
 from jobs.exit_codes import ExitCode, classify_error
 from jobs.lock import RunLock, is_alive, read_owner
 from jobs.progress import Reporter
@@ -93,7 +93,7 @@ def check_run(run: Store) -> ValidationReport:
     stored = {**run.read_json(CONFIG), "output": parent or ".", "output_options": dict(run.options)}
     if name != f"run_id={stored['run_id']}":
         return report
-    steps = [step for step in _list_stored_steps(parse_config(stored)) if step.artifact.store.exists(SUCCESS)]
+    steps = [step for step in _list_stored_steps(parse_stored_config(stored)) if step.artifact.store.exists(SUCCESS)]
     checks = [
         Check(
             name=f"{step.artifact.name}: made under the stored configuration",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from jobs.config import JobConfig, describe_config, hash_config, load_config, parse_config
+from jobs.config import JobConfig, describe_config, hash_config, load_config, parse_config, parse_stored_config
 from jobs.config_reference import describe_keys
 from mmcsal_core.errors import ConfigError
 
@@ -100,6 +100,16 @@ def test_the_described_configuration_reads_back_and_keeps_no_secret() -> None:
     described = describe_config(config)
     assert "hunter2" not in json.dumps(described)
     assert parse_config(described).modalities == config.modalities
+    assert parse_stored_config(described).modalities == config.modalities
+
+
+def test_a_stored_configuration_reads_back_where_its_backbone_is_not_installed() -> None:
+    values = make_values(
+        modalities={"image": {"column": "i"}, "text": {"column": "c", "backbone": "of-another-version"}}
+    )
+    assert parse_stored_config(values).modalities["text"].resolved_backbone == "of-another-version"
+    with pytest.raises(ConfigError, match="of-another-version"):
+        parse_config(values)
 
 
 def test_resources_do_not_enter_the_hash_but_the_budget_does() -> None:
