@@ -1,4 +1,6 @@
+import threading
 from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +146,26 @@ def test_a_store_out_of_reach_is_no_rows_fault() -> None:
     for uri in ["s3://bucket/a.png", make_reference("s3://bucket/a.parquet", "b", 0)]:
         with pytest.raises(BotoCoreError):
             _read([uri], **options)
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_a_store_that_stumbles_rejects_no_pair(status: int) -> None:
+    class Overloaded(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_HEAD  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            """Stay quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Overloaded) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        once = {"retries": {"max_attempts": 0}}
+        options = {"endpoint_url": f"http://127.0.0.1:{server.server_port}", "config_kwargs": once}
+        for uri in ["s3://bucket/a.png", make_reference("s3://bucket/a.parquet", "b", 0)]:
+            with pytest.raises(OSError, match=rf"{status}|Service Unavailable|Internal Server Error"):
+                _read([uri], **options)
+        server.shutdown()
