@@ -29,7 +29,7 @@ imports: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 tests: $(VENV)/.dev
-	$(THREADS) $(BIN)/python -m pytest -m "not hub" --durations=10
+	$(THREADS) $(BIN)/python -m pytest --ignore=tests/hub --durations=10
 
 # open_clip needs torchvision, which needs a torch of its own: a second environment, several GB
 test-hub: $(HUB_VENV)/.hub

@@ -11,7 +11,6 @@ from itertools import combinations, pairwise
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 
@@ -21,6 +20,7 @@ from mmcsal_core.encoder.model import Encoder
 from mmcsal_core.errors import ConfigError
 from mmcsal_core.schema import PAIR_ID, ROW, embedding_schema, feature_column
 from mmcsal_core.storage import Store
+from mmcsal_core.vector_columns import list_vectors, stack_vectors
 from pipelines.shard_pool import run_shards
 from pipelines.stage_run import Resources, StageRun
 
@@ -113,21 +113,12 @@ def _iter_chunks(features: pa.Table) -> Iterator[pa.Table]:
 
 def _embed_chunk(encoder: Encoder, chunk: pa.Table, schema: pa.Schema) -> pa.Table:
     pair_ids = chunk[PAIR_ID].combine_chunks()
-    features = {name: _to_matrix(chunk[feature_column(name)]) for name in encoder.modalities}
+    features = {name: stack_vectors(chunk, feature_column(name)) for name in encoder.modalities}
     embeddings = encoder.embed(features, pair_ids.to_pylist())
     prototypes = encoder.assign_prototypes(embeddings)
     cosines = [np.einsum("nd,nd->n", a, b) for a, b in combinations(embeddings.values(), 2)]
     columns = [pair_ids]
-    columns += [_to_lists(vectors) for vectors in embeddings.values()]
+    columns += [list_vectors(vectors) for vectors in embeddings.values()]
     columns += [pa.array(numbers) for numbers in prototypes.values()]
     columns.append(pa.array(np.mean(cosines, axis=0, dtype=np.float64).astype(np.float32)))
     return pa.table(columns, schema=schema)
-
-
-def _to_matrix(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
-    vectors = column.combine_chunks()
-    return np.asarray(vectors.flatten().to_numpy().reshape(-1, vectors.type.list_size), dtype=np.float32)
-
-
-def _to_lists(vectors: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])

@@ -32,6 +32,7 @@ from mmcsal_core.corpus.reject import RejectPair
 from mmcsal_core.errors import GateError
 from mmcsal_core.schema import PAIR_ID, ROW, feature_column, feature_schema
 from mmcsal_core.settings import Settings
+from mmcsal_core.vector_columns import list_vectors
 from pipelines.shard_pool import MAX_RESTARTS, describe_shards, drain, map_on_actors
 from pipelines.stage_run import Resources, StageRun
 
@@ -87,8 +88,7 @@ class ShardEmbedder:
         pairs = pa.Table.from_batches([chunk]).select(PROVENANCE)
         columns = {ROW: pairs[ROW].filter(kept), PAIR_ID: pairs[PAIR_ID].filter(kept)}
         for name, vectors in features.items():
-            values = pa.array(vectors[kept].reshape(-1))
-            columns[feature_column(name)] = pa.FixedSizeListArray.from_arrays(values, vectors.shape[1])
+            columns[feature_column(name)] = list_vectors(vectors[kept])
         failures = [self._describe_failure(usable, i) for i in np.flatnonzero(~kept).tolist()]
         return pa.table(columns, self._schema), describe_rejects(pairs.filter(~kept), failures, STAGE)
 

@@ -22,9 +22,10 @@ from mmcsal_core.neighbors.index import (
     encode_index,
     search_index,
 )
-from mmcsal_core.neighbors.sorted_tables import read_schema, read_sorted, stack_vectors
+from mmcsal_core.neighbors.sorted_tables import read_schema, read_sorted
 from mmcsal_core.neighbors.vectors import Rows, Vectors
 from mmcsal_core.schema import PAIR_ID, embedding_column, neighbor_schema, relation_name
+from mmcsal_core.vector_columns import stack_vectors
 from pipelines.shard_pool import run_shards
 from pipelines.stage_run import StageProgress, StageRun
 

@@ -34,6 +34,7 @@ from mmcsal_core.errors import MmcsalError
 from mmcsal_core.metrics import diagnose_embeddings
 from mmcsal_core.schema import PAIR_ID, feature_column
 from mmcsal_core.storage import FileRecord, Store, hash_bytes
+from mmcsal_core.vector_columns import stack_vectors
 from pipelines.stage_run import Resources, StageProgress, StageRun
 
 STAGE = "train"
@@ -182,12 +183,10 @@ def _train_on_worker(loop_config: dict[str, Any]) -> None:
 def read_features(features: Artifact, modalities: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
     """Read all feature vectors, (n, in_dim) a modality, rows sorted by `pair_id`."""
     order = np.argsort(np.array(features.read_table([PAIR_ID])[PAIR_ID].to_pylist(), dtype=object), kind="stable")
-    return {name: _read_vectors(features, feature_column(name))[order] for name in modalities}
-
-
-def _read_vectors(features: Artifact, column: str) -> npt.NDArray[np.float32]:
-    vectors = features.read_table([column])[column].combine_chunks()
-    return np.asarray(vectors.flatten().to_numpy().reshape(-1, vectors.type.list_size), dtype=np.float32)
+    return {
+        name: stack_vectors(features.read_table([feature_column(name)]), feature_column(name))[order]
+        for name in modalities
+    }
 
 
 def publish_checkpoint(fit: EncoderFit, store: Store) -> None:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from mmcsal_core.artifacts import Artifact
 from mmcsal_core.errors import ArtifactError
-from mmcsal_core.neighbors.vectors import Rows, Vectors
+from mmcsal_core.neighbors.vectors import Rows
 from mmcsal_core.schema import PAIR_ID
 
 
@@ -35,13 +35,6 @@ def read_sorted(artifact: Artifact, columns: Sequence[str]) -> pa.Table:
     """
     table = artifact.read_table([PAIR_ID, *columns])
     return table.take(pc.sort_indices(table, sort_keys=[(PAIR_ID, "ascending")])).combine_chunks()
-
-
-def stack_vectors(table: pa.Table, column: str) -> Vectors:
-    """Return a FixedSizeList column as a matrix (rows, dim) float32."""
-    size = table.schema.field(column).type.list_size
-    values = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return np.ascontiguousarray(values.reshape(-1, size), dtype=np.float32)
 
 
 def locate_ids(wanted: pa.ChunkedArray, present: pa.ChunkedArray, artifact: Artifact) -> Rows:

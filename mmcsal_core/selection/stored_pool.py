@@ -9,7 +9,7 @@ import pyarrow as pa
 from mmcsal_core.artifacts import Artifact
 from mmcsal_core.errors import ArtifactError
 from mmcsal_core.neighbors.index import NO_NEIGHBOR
-from mmcsal_core.neighbors.sorted_tables import locate_ids, read_sorted, stack_vectors
+from mmcsal_core.neighbors.sorted_tables import locate_ids, read_sorted
 from mmcsal_core.neighbors.vectors import Rows, Vectors
 from mmcsal_core.schema import (
     ALIGNMENT,
@@ -23,6 +23,7 @@ from mmcsal_core.schema import (
 )
 from mmcsal_core.selection.config import SelectionConfig
 from mmcsal_core.selection.pool import Pool, make_pool
+from mmcsal_core.vector_columns import stack_vectors
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 
@@ -11,8 +12,6 @@ from mmcsal_core.corpus.modality import Kind, ModalityConfig
 from mmcsal_core.errors import ConfigError
 
 pytestmark = pytest.mark.hub
-
-open_clip = pytest.importorskip("open_clip")
 
 ARCHITECTURE = "mmcsal-tiny"
 TINY = {
