@@ -1,15 +1,19 @@
 """What a selection is: the picks in pick order, why each was picked, and what each stands for."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from mmcsal_core.neighbors.vectors import Floats, Rows
-from mmcsal_core.selection.cells import assign_cells, measure_radius
+from mmcsal_core.selection.cells import assign_cells, measure_distances, measure_radius
 from mmcsal_core.selection.config import SelectionConfig
+from mmcsal_core.selection.engine.eligibility import Constraints
+from mmcsal_core.selection.engine.engines import Engine, LocalEngine
+from mmcsal_core.selection.engine.lazy_blocks import Round
+from mmcsal_core.selection.engine.pick_log import NoPickLog, PickLog
 from mmcsal_core.selection.pool import Pool
 
 
@@ -21,11 +25,13 @@ class Picks:
         indices: (B,) rows of the pool, in pick order.
         phases: (B,) the part of the strategy that made each pick.
         terms: (B, 3) coverage, diversity and alignment term; their sum is the gain.
+        cells: (N,) rank of the pick nearest to each row, where the strategy knows it.
     """
 
     indices: Rows
     phases: tuple[str, ...]
     terms: Floats
+    cells: Rows | None = None
 
     def followed_by(self, later: "Picks") -> "Picks":
         """Return these picks and then `later`."""
@@ -34,6 +40,12 @@ class Picks:
             self.phases + later.phases,
             np.concatenate([self.terms, later.terms]),
         )
+
+
+def collect_rounds(rounds: Sequence[Round], phase: str) -> Picks:
+    """Make picks of one phase from the engine's rounds."""
+    rows = [row for done in rounds for row in done.rows]
+    return collect_picks(rows, phase, [terms for done in rounds for terms in done.terms])
 
 
 def collect_picks(indices: Sequence[int], phase: str, terms: Sequence[tuple[float, float, float]]) -> Picks:
@@ -51,12 +63,18 @@ class Request:
         labelled: (L,) sorted rows that count as picked and are not picked again.
         seed: of everything random.
         config: how to choose.
+        constraints: what the picks must keep to.
+        engine: where the shards of the greedy strategies live.
+        log: what an earlier run of the same request picked, and where this one notes its picks.
     """
 
     budget: int
     labelled: Rows
     seed: int
     config: SelectionConfig
+    constraints: Constraints = field(default_factory=Constraints)
+    engine: Engine = field(default_factory=LocalEngine)
+    log: PickLog = field(default_factory=NoPickLog)
 
 
 Selector: TypeAlias = Callable[[Pool, Request], Picks]
@@ -95,7 +113,11 @@ def describe_picks(pool: Pool, picks: Picks, labelled: Rows) -> Coreset:
         picks: of any strategy.
         labelled: (L,) rows that were labelled before; they count for the radius, not for the weights.
     """
-    cells = assign_cells(pool.joint, picks.indices)
+    cells = assign_cells(pool.joint, picks.indices) if picks.cells is None else picks.cells
+    if len(labelled):
+        radius = measure_radius(pool.joint, np.concatenate([picks.indices, labelled]))
+    else:
+        radius = float(measure_distances(pool.joint, np.arange(pool.num_pairs), picks.indices[cells]).max())
     coverage, diversity, alignment = np.ascontiguousarray(picks.terms.T)
     return Coreset(
         indices=picks.indices,
@@ -105,5 +127,5 @@ def describe_picks(pool: Pool, picks: Picks, labelled: Rows) -> Coreset:
         diversity_terms=diversity,
         alignment_terms=alignment,
         weights=np.bincount(cells, minlength=len(picks.indices)).astype(np.int64),
-        covering_radius=measure_radius(pool.joint, np.concatenate([picks.indices, labelled])),
+        covering_radius=radius,
     )

@@ -1,14 +1,19 @@
-"""The `k_center` baseline: the row farthest from all picks, again and again.
+"""The `k_center` strategy: the row farthest from all picks, again and again.
 
 Gonzalez, "Clustering to minimize the maximum intercluster distance" (1985): the radius is at most twice the optimum. As
 a core-set for active learning: Sener & Savarese, arXiv 1708.00489. On its own it chases outliers and mispaired pairs.
-The distance is that of the concatenated embeddings.
+The distance is that of the weighted concatenation of the unit vectors.
 """
+
+from dataclasses import replace
 
 import numpy as np
 
-from mmcsal_core.neighbors.vectors import Rows, Vectors, iter_blocks
-from mmcsal_core.selection.coreset import Picks, Request, collect_picks
+from mmcsal_core.neighbors.vectors import Rows
+from mmcsal_core.selection.coreset import Picks, Request, collect_picks, collect_rounds
+from mmcsal_core.selection.engine.eligibility import NO_ROWS, Eligibility
+from mmcsal_core.selection.engine.k_center import KCenter
+from mmcsal_core.selection.engine.lazy_blocks import Limits, Search, count_start, pick_greedily
 from mmcsal_core.selection.pool import Pool
 
 MAX_DISTANCE = 2.0
@@ -16,46 +21,51 @@ MAX_DISTANCE = 2.0
 
 
 def select_k_center(pool: Pool, request: Request) -> Picks:
-    """Pick by k-center from the row nearest the pool's mean, or from the labelled rows where there are any."""
-    candidates = np.setdiff1d(np.arange(pool.num_pairs), request.labelled)
+    """Pick by k-center from the open row nearest the pool's mean, or from the labelled rows where there are any."""
+    eligibility = request.constraints.begin(pool.num_pairs, request.labelled)
     if len(request.labelled):
-        return continue_k_center(pool.joint, request.labelled, candidates, request.budget, "k_center")
-    start = int((pool.joint @ pool.joint.mean(axis=0)).argmax())
+        limits = Limits(request.budget)
+        return replace(continue_k_center(pool, request.labelled, eligibility, request, limits, "k_center"), cells=None)
+    closeness = np.where(eligibility.is_open, pool.joint @ pool.joint.mean(axis=0), -np.inf)
+    start = int(closeness.argmax())
+    eligibility.take(start)
     first = collect_picks([start], "k_center", [(0.0, MAX_DISTANCE, 0.0)])
-    rest = continue_k_center(pool.joint, first.indices, np.delete(candidates, start), request.budget - 1, "k_center")
-    return first.followed_by(rest)
+    limits = Limits(request.budget - 1)
+    rest = continue_k_center(pool, first.indices, eligibility, request, limits, "k_center")
+    return replace(first.followed_by(rest), cells=rest.cells)
 
 
-def continue_k_center(joint: Vectors, centers: Rows, candidates: Rows, num_picks: int, phase: str) -> Picks:
-    """Pick the candidate farthest from all centers and picks, again and again; ties go to the lowest row.
+def continue_k_center(
+    pool: Pool,
+    centers: Rows,
+    eligibility: Eligibility,
+    request: Request,
+    limits: Limits,
+    phase: str,
+    left_out: Rows = NO_ROWS,
+) -> Picks:
+    """Pick the open row farthest from all centers and picks, again and again; ties go to the lowest row.
 
     Args:
-        joint: (N, D) float32 of unit length.
-        centers: (C,) rows, at least one.
-        candidates: sorted distinct rows, at least `num_picks`.
-        num_picks: picks wanted.
-        phase: name given to the picks.
+        pool: N pairs.
+        centers: (C,) rows, at least one, that are closed.
+        eligibility: who may be picked; changed.
+        request: where, and under what costs.
+        limits: when to stop.
+        phase: name given to the picks, and to the part of the log.
+        left_out: open rows that are not picked this time.
 
     Returns:
-        Picks whose gain is the distance to the nearest earlier pick or center.
+        Picks whose gain is the distance to the nearest earlier pick or center; their cells count the centers as the
+        first ranks, and each center and pick stands for itself.
     """
-    vectors = np.ascontiguousarray(joint[candidates])
-    nearest = _measure_nearest(vectors, joint[centers])
-    rows: list[int] = []
-    terms = []
-    for _ in range(num_picks):
-        farthest = int(nearest.argmin())
-        distance = float(np.sqrt(max(0.0, 2.0 - 2.0 * float(nearest[farthest]))))
-        rows.append(int(candidates[farthest]))
-        terms.append((0.0, min(distance, MAX_DISTANCE), 0.0))
-        nearest = np.maximum(nearest, vectors @ vectors[farthest])
-        nearest[farthest] = np.inf
-    return collect_picks(rows, phase, terms)
-
-
-def _measure_nearest(vectors: Vectors, centers: Vectors) -> Vectors:
-    """Return each vector's cosine with its nearest center."""
-    nearest = np.empty(len(vectors), dtype=np.float32)
-    for block in iter_blocks(len(vectors), 4096):
-        nearest[block] = (vectors[block] @ centers.T).max(axis=1)
-    return nearest
+    costs, log = request.constraints.costs, request.log
+    closed = np.union1d(eligibility.list_closed(), left_out)
+    shards = request.engine.open_k_center(pool.joint, closed, costs)
+    search = Search(KCenter(costs), shards, eligibility, lambda done: log.append(phase, done), log.read(phase))
+    count_start(search, centers)
+    picks = collect_rounds(pick_greedily(search, limits), phase)
+    cells = np.concatenate([ranks for ranks, _ in shards.gather("read_nearest")]).astype(np.int64)
+    standing = np.concatenate([centers, picks.indices])
+    cells[standing] = np.arange(len(standing))
+    return replace(picks, cells=cells)

@@ -4,13 +4,12 @@ Bae, Noh & Sutherland, "Generalized Coverage for More Robust Low-Budget Active L
 is held on k-nearest-neighbour edges and its bandwidth is taken from the pool, as for `mmcsal`.
 """
 
-import numpy as np
-
 from mmcsal_core.neighbors.graph import build_graph
 from mmcsal_core.neighbors.index import find_rows
 from mmcsal_core.neighbors.relations import Relation
 from mmcsal_core.selection.coreset import Picks, Request
-from mmcsal_core.selection.greedy import CoverState, greedy_cover
+from mmcsal_core.selection.covering import cover_greedily
+from mmcsal_core.selection.engine.cover import round_graph
 from mmcsal_core.selection.pool import Pool
 
 
@@ -20,8 +19,4 @@ def select_maxherding(pool: Pool, request: Request) -> Picks:
     relation = Relation("joint", pool.joint, pool.joint, 1.0)
     neighbors = find_rows(pool.joint, pool.joint, config.search)
     kernel = build_graph([relation], [neighbors], config.kernel, request.seed)
-    state = CoverState(kernel, np.ones(pool.num_pairs), 0.0)
-    for row in request.labelled.tolist():
-        state.add_pick(row)
-    candidates = np.setdiff1d(np.arange(pool.num_pairs), request.labelled)
-    return greedy_cover(state, candidates, request.budget)
+    return cover_greedily(round_graph(kernel), request, "maxherding")

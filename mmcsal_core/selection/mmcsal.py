@@ -10,13 +10,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from mmcsal_core.neighbors.vectors import Rows
+from mmcsal_core.neighbors.vectors import Floats, Rows
 from mmcsal_core.selection.coreset import Picks, Request
-from mmcsal_core.selection.greedy import CoverState, greedy_cover
+from mmcsal_core.selection.covering import rank_again, search_cover
+from mmcsal_core.selection.engine.cover import UNIT, Cover
+from mmcsal_core.selection.engine.lazy_blocks import Limits
 from mmcsal_core.selection.k_center import continue_k_center
 from mmcsal_core.selection.pair_graph import PairGraph, build_pair_graph
 from mmcsal_core.selection.pool import Pool
-from mmcsal_core.selection.refine import swap_to_medoids
+from mmcsal_core.selection.refine import Swaps
 
 
 def select_mmcsal(pool: Pool, request: Request) -> Picks:
@@ -26,8 +28,7 @@ def select_mmcsal(pool: Pool, request: Request) -> Picks:
     """
     graph = build_pair_graph(pool, request.config, request.seed)
     covering = cover_graph(graph, request)
-    num_left = request.budget - len(covering.indices)
-    if num_left == 0:
+    if len(covering.indices) == request.budget:
         return covering
     return covering.followed_by(_spread(pool, graph, covering.indices, request))
 
@@ -38,39 +39,40 @@ def cover_graph(graph: PairGraph, request: Request) -> Picks:
     Returns:
         At most `request.budget` picks; fewer where the gain has fallen under the threshold.
     """
-    config = request.config
+    config, num_rows = request.config, len(graph.suspicion)
     trust = 1.0 - config.lambda_align * graph.suspicion
-    candidates = np.setdiff1d(np.arange(len(trust)), request.labelled)
-    first_rise = float((graph.kernel.sum(axis=1) * trust).max()) / len(trust)
-    min_rise = config.diversity_threshold * first_rise if config.diversity_threshold > 0 else -np.inf
-    picks = greedy_cover(_start(graph, request), candidates, request.budget, min_rise)
+    objective = Cover(trust, config.lambda_div, request.constraints.costs)
+    eligibility = request.constraints.begin(num_rows, request.labelled)
+    shards = request.engine.open_cover(graph.kernel, objective, eligibility.list_closed())
+    limits = Limits(request.budget, min_rise=_find_threshold(graph, trust, config.diversity_threshold))
+    picks = search_cover(objective, shards, eligibility, request, limits, "coverage")
     if config.refine == "none" or len(picks.indices) == 0:
         return picks
-    moved = swap_to_medoids(graph.kernel, trust, picks.indices, request.labelled, config.max_refine_rounds)
-    return greedy_cover(_start(graph, request), np.sort(moved), len(moved))
+    is_open = request.constraints.begin(num_rows, request.labelled).is_open
+    swaps = Swaps(shards, trust, request.labelled, is_open)
+    return rank_again(shards, objective, swaps.move(picks.indices, config.max_refine_rounds), request.labelled)
 
 
-def _start(graph: PairGraph, request: Request) -> CoverState:
-    trust = 1.0 - request.config.lambda_align * graph.suspicion
-    state = CoverState(graph.kernel, trust, request.config.lambda_div)
-    for row in request.labelled.tolist():
-        state.add_pick(row)
-    return state
+def _find_threshold(graph: PairGraph, trust: Floats, share: float) -> float:
+    """Return the rise of F under which coverage gives way to diversity."""
+    first = float((graph.kernel.sum(axis=1, dtype=np.int64) * trust).max()) / UNIT / len(trust)
+    return share * first if share > 0 else -np.inf
 
 
 def _spread(pool: Pool, graph: PairGraph, picks: Rows, request: Request) -> Picks:
     """Continue by k-center among the pairs that are neither untypical nor suspicious; those come last."""
-    taken = np.concatenate([picks, request.labelled])
-    is_free = np.ones(pool.num_pairs, dtype=bool)
-    is_free[taken] = False
-    is_outlier = find_outliers(graph, request.config.outlier_fraction)
-    inner, outer = np.flatnonzero(is_free & ~is_outlier), np.flatnonzero(is_free & is_outlier)
+    eligibility = request.constraints.begin(pool.num_pairs, request.labelled)
+    for row in picks.tolist():
+        eligibility.take(row)
     num_left = request.budget - len(picks)
-    spread = continue_k_center(pool.joint, taken, inner, min(num_left, len(inner)), "diversity")
-    if num_left <= len(inner):
+    centers = np.concatenate([picks, request.labelled])
+    outliers = np.flatnonzero(find_outliers(graph, request.config.outlier_fraction))
+    spread = continue_k_center(pool, centers, eligibility, request, Limits(num_left), "diversity", left_out=outliers)
+    num_left -= len(spread.indices)
+    if num_left == 0:
         return spread
-    taken = np.concatenate([taken, spread.indices])
-    return spread.followed_by(continue_k_center(pool.joint, taken, outer, num_left - len(inner), "outlier"))
+    centers = np.concatenate([centers, spread.indices])
+    return spread.followed_by(continue_k_center(pool, centers, eligibility, request, Limits(num_left), "outlier"))
 
 
 def find_outliers(graph: PairGraph, outlier_fraction: float) -> npt.NDArray[np.bool_]:
@@ -83,6 +85,6 @@ def find_outliers(graph: PairGraph, outlier_fraction: float) -> npt.NDArray[np.b
     Returns:
         (N,) bool.
     """
-    typicality = graph.kernel.sum(axis=1) - graph.kernel.diagonal()
+    typicality = graph.kernel.sum(axis=1, dtype=np.int64) - graph.kernel.diagonal()
     is_untypical = rankdata(typicality) <= outlier_fraction * len(typicality)
     return np.asarray(is_untypical | (graph.suspicion > 0))

@@ -16,6 +16,7 @@ from mmcsal_core.neighbors.suspicion import measure_alignment, measure_consisten
 from mmcsal_core.neighbors.vectors import Floats, Rows
 from mmcsal_core.schema import relation_name
 from mmcsal_core.selection.config import SelectionConfig
+from mmcsal_core.selection.engine.cover import round_graph
 from mmcsal_core.selection.pool import Pool
 
 
@@ -24,7 +25,7 @@ class PairGraph:
     """What the objective needs to know of a pool.
 
     Args:
-        kernel: (N, N) sparse, symmetric, the diagonal stored.
+        kernel: (N, N) int32 multiples of 2^-30, sparse, symmetric, the diagonal stored.
         suspicion: (N,) in [0, 1].
     """
 
@@ -49,7 +50,7 @@ def build_pair_graph(pool: Pool, config: SelectionConfig, seed: int) -> PairGrap
     suspicion = score_suspicion(
         measure_alignment(pool.embeddings), measure_consistency(witnesses), config.suspicious_fraction
     )
-    return PairGraph(kernel, suspicion)
+    return PairGraph(round_graph(kernel), suspicion)
 
 
 def find_shared_neighbors(pool: Pool, config: SelectionConfig) -> dict[str, Rows]:

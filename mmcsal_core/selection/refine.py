@@ -5,71 +5,84 @@ cell, and cells are disjoint, so all swaps of a round are made at once and F nev
 candidates was not chosen: it costs a factor of B more for little.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
 from mmcsal_core.neighbors.vectors import Floats, Rows
+from mmcsal_core.selection.engine.cover import Sums, scale_by_trust
+from mmcsal_core.selection.engine.lazy_blocks import Shards
 
 NO_CELL = -1
-_MIN_RELATIVE_RISE = 1e-12
 
 
-def swap_to_medoids(kernel: sparse.csr_array, trust: Floats, picks: Rows, fixed: Rows, max_rounds: int) -> Rows:
-    """Move picks within their cells until F stops rising; F of the result is at least F of `picks`.
+@dataclass(frozen=True, eq=False)
+class Swaps:
+    """What swaps are made on.
 
     Args:
-        kernel: (N, N) symmetric, non-negative.
+        shards: of a kernel; only their edges are used.
         trust: (N,) in [0, 1].
-        picks: (B,) distinct rows.
         fixed: (L,) rows that count as picked and may not move.
-        max_rounds: rounds, at most.
-
-    Returns:
-        (B,) distinct rows, the b-th having moved from the b-th pick.
+        is_open: (N,) where a pick may move to.
     """
-    rows = np.repeat(np.arange(kernel.shape[0]), np.diff(kernel.indptr))
-    for _ in range(max_rounds):
-        cells = find_cells(kernel, trust, np.concatenate([picks, fixed]))
-        is_inside = (cells[rows] == cells[kernel.indices]) & (cells[rows] != NO_CELL)
-        inside = np.bincount(kernel.indices[is_inside], kernel.data[is_inside], minlength=kernel.shape[0])
-        moved = _choose_medoids(inside * trust, cells, picks)
-        if np.array_equal(moved, picks):
-            break
-        picks = moved
-    return picks
+
+    shards: Shards
+    trust: Floats
+    fixed: Rows
+    is_open: npt.NDArray[np.bool_]
+
+    def move(self, picks: Rows, max_rounds: int) -> Rows:
+        """Move picks within their cells until F stops rising; F of the result is at least F of `picks`.
+
+        Args:
+            picks: (B,) distinct rows.
+            max_rounds: rounds, at most.
+
+        Returns:
+            (B,) distinct rows, the b-th having moved from the b-th pick.
+        """
+        for _ in range(max_rounds):
+            centers = np.concatenate([picks, self.fixed])
+            cells = find_cells(self.shards.fetch(centers).edges, self.trust[centers], centers)
+            scores = np.concatenate(self.shards.gather("sum_inside", cells))
+            moved = _choose_medoids(np.where(self.is_open, scores, -1), cells, picks)
+            if np.array_equal(moved, picks):
+                break
+            picks = moved
+        return picks
 
 
-def find_cells(kernel: sparse.csr_array, trust: Floats, picks: Rows) -> Rows:
+def find_cells(edges: sparse.csr_array, trust: Floats, picks: Rows) -> Rows:
     """Return the rank of the pick that covers each row best, ties to the lowest rank; a pick is in its own cell.
 
     Args:
-        kernel: (N, N) symmetric, non-negative.
-        trust: (N,) in [0, 1].
+        edges: (B, N) int32, the picks' rows of the kernel.
+        trust: (B,) in [0, 1], in the picks.
         picks: (B,) distinct rows.
 
     Returns:
         (N,) int64, `NO_CELL` where no pick is a neighbour.
     """
-    near = kernel[picks]
-    ranks = np.repeat(np.arange(len(picks)), np.diff(near.indptr))
-    values = near.data * trust[picks[ranks]]
-    order = np.lexsort((ranks, -values, near.indices))
-    first = order[_starts_group(near.indices[order])]
-    cells = np.full(kernel.shape[0], NO_CELL, dtype=np.int64)
-    cells[near.indices[first]] = ranks[first]
+    ranks = np.repeat(np.arange(len(picks)), np.diff(edges.indptr))
+    values = scale_by_trust(edges.data, trust[ranks])
+    order = np.lexsort((ranks, -values, edges.indices))
+    first = order[_starts_group(edges.indices[order])]
+    cells = np.full(edges.shape[1], NO_CELL, dtype=np.int64)
+    cells[edges.indices[first]] = ranks[first]
     cells[picks] = np.arange(len(picks))
     return cells
 
 
-def _choose_medoids(scores: Floats, cells: Rows, picks: Rows) -> Rows:
+def _choose_medoids(scores: Sums, cells: Rows, picks: Rows) -> Rows:
     """Return each cell's best-scoring row, or its pick where no other row is better."""
     members = np.flatnonzero((cells != NO_CELL) & (cells < len(picks)))
     order = members[np.lexsort((members, -scores[members], cells[members]))]
     best = order[_starts_group(cells[order])]
-    is_better = scores[best] > scores[picks] * (1 + _MIN_RELATIVE_RISE)
-    return np.where(is_better, best, picks)
+    return np.where(scores[best] > scores[picks], best, picks)
 
 
-def _starts_group(sorted_keys: Rows) -> npt.NDArray[np.bool_]:
+def _starts_group(sorted_keys: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
     return np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]])[: len(sorted_keys)]

@@ -1,4 +1,4 @@
-"""Greedy maximisation of coverage on a sparse kernel, with repulsion between picks.
+"""The plain version of greedy coverage, which the engine is compared with: float64, one pick at a time, a lazy heap.
 
 F(S) = 1/N sum_i max_{j in S} trust_j k(i, j) is monotone and submodular, so greedy reaches 1 - 1/e of the optimum
 (Nemhauser, Wolsey & Fisher 1978). A candidate's gain never rises as S grows, so a gain computed earlier is an upper

@@ -1,0 +1,80 @@
+"""Where the shards of an objective live: an engine opens them. `LocalEngine` keeps them in this process."""
+
+import os
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from mmcsal_core.neighbors.vectors import Floats, Rows, iter_blocks
+from mmcsal_core.selection.engine.cover import Cover, CoverShard
+from mmcsal_core.selection.engine.k_center import BLOCK_ROWS, KCenterShard
+from mmcsal_core.selection.engine.lazy_blocks import Shards
+from mmcsal_core.selection.engine.local_shards import LocalShards
+
+
+class Engine(Protocol):
+    """Opens the shards of objectives."""
+
+    def open_cover(self, kernel: sparse.csr_array, objective: Cover, closed: Rows) -> Shards:
+        """Return shards of `CoverShard`.
+
+        Args:
+            kernel: (N, N) int32, symmetric.
+            objective: trust, repulsion and costs.
+            closed: rows that may not be picked.
+        """
+
+    def open_k_center(self, vectors: npt.NDArray[np.floating], closed: Rows, costs: Floats | None) -> Shards:
+        """Return shards of `KCenterShard`.
+
+        Args:
+            vectors: (N, D) of unit length.
+            closed: rows that may not be picked.
+            costs: (N,) above 0, or None.
+        """
+
+
+class LocalEngine:
+    """Shards in this process. Their number and that of threads change no result.
+
+    Args:
+        num_shards: at most; by default one a thread.
+        num_threads: shards worked on at once; by default the cores that this process may use.
+    """
+
+    def __init__(self, num_shards: int | None = None, num_threads: int | None = None) -> None:
+        self._num_threads = num_threads or len(os.sched_getaffinity(0))
+        self._num_shards = num_shards or self._num_threads
+
+    def open_cover(self, kernel: sparse.csr_array, objective: Cover, closed: Rows) -> Shards:
+        """Return shards of `CoverShard`."""
+        spans = split_rows(kernel.shape[0], self._num_shards)
+        shards = [
+            CoverShard(
+                kernel if len(spans) == 1 else kernel[span],
+                span.start,
+                trust=objective.trust[span],
+                lambda_div=objective.lambda_div,
+                closed=closed,
+                costs=None if objective.costs is None else objective.costs[span],
+            )
+            for span in spans
+        ]
+        return LocalShards(shards, self._num_threads)
+
+    def open_k_center(self, vectors: npt.NDArray[np.floating], closed: Rows, costs: Floats | None) -> Shards:
+        """Return shards of `KCenterShard`."""
+        shards = [
+            KCenterShard(vectors[span], span.start, closed, None if costs is None else costs[span])
+            for span in split_rows(len(vectors), self._num_shards)
+        ]
+        return LocalShards(shards, self._num_threads)
+
+
+def split_rows(num_rows: int, num_shards: int) -> list[slice]:
+    """Split rows into at most `num_shards` spans of about equal length, each starting at a multiple of `BLOCK_ROWS`."""
+    num_blocks = -(-num_rows // BLOCK_ROWS)
+    rows_per_shard = -(-num_blocks // min(num_shards, num_blocks)) * BLOCK_ROWS
+    return list(iter_blocks(num_rows, rows_per_shard))
