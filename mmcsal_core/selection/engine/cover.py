@@ -309,12 +309,12 @@ def sum_rows(values: Whole, edges: sparse.csr_array) -> Sums:
 
 def repel(nearest: Whole, lambda_div: float) -> Sums:
     """Return the repulsion of rows by their nearest pick."""
-    return np.rint(lambda_div * nearest).astype(np.int64)
+    return np.asarray(np.rint(lambda_div * nearest), dtype=np.int64)
 
 
 def measure_loss(kernel: Whole, before: Whole, after: Whole) -> Sums:
     """Return by how much edges are worth less, since their far ends are covered better: `after` >= `before`."""
-    return (np.clip(kernel, before, after) - before).astype(np.int64)
+    return np.asarray(np.clip(kernel, before, after) - before, dtype=np.int64)
 
 
 def expand_ranges(starts: Rows, lengths: Rows) -> Rows:
