@@ -27,25 +27,20 @@ def build_graph(
         seed: of the sample of rows behind the bandwidths.
 
     Returns:
-        (N, N) float64, symmetric, sorted columns, the diagonal k(i, i) always stored.
+        (N, N) float64, symmetric, sorted columns, the diagonal k(i, i) stored.
     """
-    num_rows = len(relations[0].queries)
-    left, right = union_edges(neighbors, num_rows)
+    upper = union_edges(neighbors, len(relations[0].queries))
+    left = np.repeat(np.arange(upper.shape[0], dtype=np.int32), np.diff(upper.indptr))
     bandwidths = [measure_bandwidth(relation, config.bandwidth_neighbor, seed) for relation in relations]
-    values = compute_kernel(relations, bandwidths, (left, right))
-    is_off = left != right
-    graph = sparse.coo_array(
-        (
-            np.concatenate([values, values[is_off]]),
-            (np.concatenate([left, right[is_off]]), np.concatenate([right, left[is_off]])),
-        ),
-        shape=(num_rows, num_rows),
-    ).tocsr()
+    values = compute_kernel(relations, bandwidths, (left, upper.indices))
+    is_off = left != upper.indices
+    strict = sparse.csr_array((values * is_off, upper.indices, upper.indptr), shape=upper.shape)
+    graph = sparse.csr_array((values, upper.indices, upper.indptr), shape=upper.shape) + strict.T.tocsr()
     graph.sort_indices()
     return graph
 
 
-def union_edges(neighbors: Iterable[Rows], num_rows: int) -> tuple[Rows, Rows]:
+def union_edges(neighbors: Iterable[Rows], num_rows: int) -> sparse.csr_array:
     """Return the distinct undirected edges of k-nearest-neighbour lists, and every row's edge to itself.
 
     Args:
@@ -53,14 +48,15 @@ def union_edges(neighbors: Iterable[Rows], num_rows: int) -> tuple[Rows, Rows]:
         num_rows: N.
 
     Returns:
-        rows i (E,) and rows j (E,) with i <= j, sorted.
+        (N, N) bool, an edge between rows i <= j stored at (i, j), columns sorted.
     """
-    own = np.arange(num_rows, dtype=np.int64)
-    codes = [own * num_rows + own]
+    union = sparse.eye_array(num_rows, dtype=bool, format="csr")
     for rows in neighbors:
-        left, right = np.repeat(own, rows.shape[1]), rows.ravel()
-        left, right = left[right != NO_NEIGHBOR], right[right != NO_NEIGHBOR]
-        codes.append(np.minimum(left, right) * num_rows + np.maximum(left, right))
-    merged = np.sort(np.concatenate(codes))
-    distinct = merged[np.concatenate([[True], merged[1:] != merged[:-1]])]
-    return distinct // num_rows, distinct % num_rows
+        left = np.repeat(np.arange(num_rows, dtype=np.int32), rows.shape[1])
+        right = rows.ravel().astype(np.int32)
+        is_edge = right != NO_NEIGHBOR
+        left, right = left[is_edge], right[is_edge]
+        ends = (np.minimum(left, right), np.maximum(left, right))
+        union = union + sparse.coo_array((np.ones(len(left), dtype=bool), ends), shape=union.shape).tocsr()
+    union.sort_indices()
+    return union

@@ -6,16 +6,21 @@ taken per relation, so that a constant gap between two modalities cannot drown t
 """
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from mmcsal_core.neighbors.relations import Relation
-from mmcsal_core.neighbors.vectors import Floats, Rows, iter_blocks
+from mmcsal_core.neighbors.vectors import Floats, iter_blocks
 
 BLOCK_EDGES = 32_768
 
+Edges: TypeAlias = tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]
+"""Rows i (E,) and rows j (E,)."""
 
-def compute_kernel(relations: Sequence[Relation], bandwidths: Sequence[float], edges: tuple[Rows, Rows]) -> Floats:
+
+def compute_kernel(relations: Sequence[Relation], bandwidths: Sequence[float], edges: Edges) -> Floats:
     """Compute the pair kernel on edges.
 
     Args:

@@ -11,7 +11,9 @@ import numpy as np
 from scipy.stats import rankdata
 
 from mmcsal_core.neighbors.index import NO_NEIGHBOR
-from mmcsal_core.neighbors.vectors import Floats, Rows, Vectors
+from mmcsal_core.neighbors.vectors import Floats, Rows, Vectors, iter_blocks
+
+BLOCK_ROWS = 65_536
 
 
 def measure_alignment(embeddings: Mapping[str, Vectors]) -> Floats:
@@ -43,13 +45,17 @@ def measure_consistency(neighbors: Sequence[Rows]) -> Floats:
 
 
 def _share_overlap(a: Rows, b: Rows) -> Floats:
-    codes_a, codes_b = _encode_edges(a), _encode_edges(b)
-    shared = np.intersect1d(codes_a, codes_b, assume_unique=True) // len(a)
-    return np.asarray(np.bincount(shared, minlength=len(a)) / min(a.shape[1], b.shape[1]))
+    counts = [_count_shared(a[block], b[block], len(a)) for block in iter_blocks(len(a), BLOCK_ROWS)]
+    return np.asarray(np.concatenate(counts) / min(a.shape[1], b.shape[1]))
 
 
-def _encode_edges(neighbors: Rows) -> Rows:
-    codes = np.arange(len(neighbors), dtype=np.int64)[:, None] * len(neighbors) + neighbors
+def _count_shared(a: Rows, b: Rows, num_rows: int) -> Rows:
+    shared = np.intersect1d(_encode_edges(a, num_rows), _encode_edges(b, num_rows), assume_unique=True) // num_rows
+    return np.bincount(shared, minlength=len(a)).astype(np.int64)
+
+
+def _encode_edges(neighbors: Rows, num_rows: int) -> Rows:
+    codes = np.arange(len(neighbors), dtype=np.int64)[:, None] * num_rows + neighbors
     return np.asarray(codes[neighbors != NO_NEIGHBOR])
 
 
