@@ -117,10 +117,10 @@ def list_steps(config: JobConfig, pairs_fingerprint: str) -> list[Step]:
             at.neighbors,
             True,
             lambda run: neighbors.find_neighbors(
-                embeddings=at.embeddings, indexes=at.indexes, config=config.neighbors, run=run
+                embeddings=at.embeddings, features=at.features, indexes=at.indexes, config=config.neighbors, run=run
             ),
         ),
-        step(at.selection, False, lambda run: _rank(config, at, run)),
+        step(at.selection, config.resources.selection_actors > 0, lambda run: _rank(config, at, run)),
         step(at.report, False, lambda run: _report(config, at, run)),
     ]
 
@@ -162,7 +162,7 @@ def _rank(config: JobConfig, at: Layout, run: StageRun) -> Manifest:
         config_sha256=hash_config(config),
     )
     return coreset.rank_pairs(
-        inputs=PoolArtifacts(at.pairs, at.features, at.embeddings, at.neighbors),
+        inputs=PoolArtifacts(at.pairs, at.features, at.embeddings, at.indexes, at.neighbors),
         modalities=config.modalities,
         origin=origin,
         config=config.selection,

@@ -46,9 +46,14 @@ def prototype_column(modality: str) -> str:
     return f"prototype_{modality}"
 
 
-def relation_name(query_modality: str, pool_modality: str) -> str:
-    """Name the neighbour relation from one modality's embedding to another's, e.g. `image->text`."""
-    return f"{query_modality}->{pool_modality}"
+def backbone_space(modality: str) -> str:
+    """Name the space of a modality's backbone, reduced to its principal components, e.g. `image.backbone`."""
+    return f"{modality}.backbone"
+
+
+def relation_name(query_space: str, pool_space: str) -> str:
+    """Name the neighbour relation from one space to another, e.g. `image->text`; a modality names its embeddings."""
+    return f"{query_space}->{pool_space}"
 
 
 def describe_field(name: str, kind: pa.DataType, comment: str, unit: str = "", *, nullable: bool = True) -> pa.Field:
@@ -132,7 +137,9 @@ def neighbor_schema() -> pa.Schema:
     return pa.schema(
         [
             describe_field(PAIR_ID, pa.string(), "pair that was asked about", nullable=False),
-            describe_field(RELATION, pa.string(), "query modality -> pool modality", nullable=False),
+            describe_field(
+                RELATION, pa.string(), "query space->pool space: a modality, or its .backbone", nullable=False
+            ),
             describe_field(
                 NEIGHBOR_RANK,
                 pa.int32(),
@@ -141,7 +148,7 @@ def neighbor_schema() -> pa.Schema:
                 nullable=False,
             ),
             describe_field(NEIGHBOR_ID, pa.string(), "pair that was found", nullable=False),
-            describe_field(SIMILARITY, pa.float32(), "cosine of the two embeddings", "cosine", nullable=False),
+            describe_field(SIMILARITY, pa.float32(), "cosine of the two vectors", "cosine", nullable=False),
         ]
     )
 

@@ -1,18 +1,21 @@
-"""The neighbors stage: embeddings/ in, indexes/ and neighbors/ out: a FAISS index a modality, and k-NN edges.
+"""The neighbors stage: embeddings/ and features/ in, indexes/ and neighbors/ out: FAISS indexes, and k-NN edges.
 
-Indexes are built first, in the driver, over rows sorted by pair_id, and published as an artifact of their own. Then
-actors search them shard by shard, from every modality into every modality. Queries are searched in chunks of
-`CHUNK_ROWS` sorted rows, so an edge does not depend on how chunks make up shards. One index over the whole pool was
-chosen over one a shard, whose lists would have to be merged; every actor therefore holds all embeddings in memory.
+A space is a set of unit vectors, one a pair: every modality's embeddings, and every backbone's features reduced to
+their principal components. Indexes are built first, in the driver, over rows sorted by pair_id, and published with the
+reduced features as an artifact of their own. Then actors search them shard by shard: from every modality into every
+modality, and in each backbone's own space. Queries are searched in chunks of `CHUNK_ROWS` sorted rows, so an edge does
+not depend on how chunks make up shards. One index over the whole pool was chosen over one a shard, whose lists would
+have to be merged; every actor therefore holds all vectors in memory.
 """
 
-import itertools
+from collections.abc import Sequence
 
 import faiss
 import numpy as np
 import pyarrow as pa
 
 from mmcsal_core.artifacts import CHUNK_ROWS, Artifact, Manifest, Plan, ShardRange, plan_ranges
+from mmcsal_core.neighbors.backbone_space import reduce_features
 from mmcsal_core.neighbors.config import NeighborConfig
 from mmcsal_core.neighbors.index import (
     NO_NEIGHBOR,
@@ -23,8 +26,9 @@ from mmcsal_core.neighbors.index import (
     search_index,
 )
 from mmcsal_core.neighbors.sorted_tables import read_schema, read_sorted
+from mmcsal_core.neighbors.stored_spaces import read_backbone_spaces, read_features, tabulate_backbone_space
 from mmcsal_core.neighbors.vectors import Rows, Vectors
-from mmcsal_core.schema import PAIR_ID, embedding_column, neighbor_schema, relation_name
+from mmcsal_core.schema import PAIR_ID, backbone_space, embedding_column, neighbor_schema, relation_name
 from mmcsal_core.vector_columns import stack_vectors
 from pipelines.shard_pool import run_shards
 from pipelines.stage_run import StageProgress, StageRun
@@ -33,6 +37,8 @@ STAGE = "neighbors"
 
 INDEX_IDS = "pair_ids.parquet"
 """The pair id of each row of every index."""
+
+INDEX_SUFFIX = ".faiss"
 
 
 class NeighborWorker:
@@ -61,8 +67,10 @@ class NeighborWorker:
         modalities = list_modalities(read_schema(embeddings))
         table = read_sorted(embeddings, [embedding_column(name) for name in modalities])
         self._vectors = {name: stack_vectors(table, embedding_column(name)) for name in modalities}
-        self._indexes = {name: decode_index(indexes.store.read_bytes(name_index(name))) for name in modalities}
+        self._vectors |= {backbone_space(name): x for name, x in read_backbone_spaces(indexes).items()}
+        self._indexes = {name: decode_index(indexes.store.read_bytes(name_index(name))) for name in self._vectors}
         self._ids = indexes.store.read_table(INDEX_IDS)[PAIR_ID].combine_chunks()
+        self._relations = list_relations(modalities, list(self._vectors))
         self._out, self._plan, self._num_neighbors = out, plan, num_neighbors
 
     def run_shard(self, shard: ShardRange) -> None:
@@ -74,10 +82,16 @@ class NeighborWorker:
     def _search_chunk(self, start: int, stop: int) -> pa.Table:
         own_rows = np.arange(start, stop, dtype=np.int64)
         tables = []
-        for query, target in itertools.product(self._vectors, repeat=2):
+        for query, target in self._relations:
             found = search_index(self._indexes[target], self._vectors[query][start:stop], own_rows, self._num_neighbors)
             tables.append(tabulate_edges(self._ids, own_rows, relation_name(query, target), found))
         return pa.concat_tables(tables)
+
+
+def list_relations(modalities: Sequence[str], spaces: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the spaces that are searched from and into: modalities with each other, other spaces in themselves."""
+    own = [(space, space) for space in spaces if space not in modalities]
+    return [*((query, target) for query in modalities for target in modalities), *own]
 
 
 def tabulate_edges(ids: pa.Array, own_rows: Rows, relation: str, found: tuple[Rows, Vectors]) -> pa.Table:
@@ -102,9 +116,9 @@ def tabulate_edges(ids: pa.Array, own_rows: Rows, relation: str, found: tuple[Ro
     return pa.Table.from_arrays(columns, schema=neighbor_schema())
 
 
-def name_index(modality: str) -> str:
-    """Return the file name of a modality's index."""
-    return f"{modality}.faiss"
+def name_index(space: str) -> str:
+    """Return the file name of a space's index."""
+    return f"{space}{INDEX_SUFFIX}"
 
 
 def list_modalities(schema: pa.Schema) -> list[str]:
@@ -113,17 +127,20 @@ def list_modalities(schema: pa.Schema) -> list[str]:
     return [name.removesuffix(suffix) for name in schema.names if name.endswith(suffix)]
 
 
-def find_neighbors(*, embeddings: Artifact, indexes: Artifact, config: NeighborConfig, run: StageRun) -> Manifest:
-    """Index every modality's embeddings and publish each pair's nearest neighbours in every relation.
+def find_neighbors(
+    *, embeddings: Artifact, features: Artifact, indexes: Artifact, config: NeighborConfig, run: StageRun
+) -> Manifest:
+    """Index every space and publish each pair's nearest neighbours in every relation.
 
     Args:
         embeddings: finished.
+        features: finished, of the same pairs.
         indexes: published first, under the same fingerprint.
-        config: kind of index and number of neighbours.
+        config: kind of index, number of neighbours, size of the backbones' spaces.
         run: where to publish neighbors/, on what machines.
     """
     if not indexes.is_complete(run.fingerprint):
-        publish_indexes(embeddings, indexes, config, run)
+        publish_indexes(embeddings, features, indexes, config, run)
     num_pairs = int(indexes.read_manifest().properties["pool"])
     plan = run.out.begin(run.fingerprint, lambda: plan_ranges(num_pairs, run.resources.rows_per_shard))
     arguments = {
@@ -139,15 +156,33 @@ def find_neighbors(*, embeddings: Artifact, indexes: Artifact, config: NeighborC
     return run.out.finish(plan, properties=properties, max_reject_fraction=run.max_reject_fraction)
 
 
-def publish_indexes(embeddings: Artifact, indexes: Artifact, config: NeighborConfig, run: StageRun) -> Manifest:
-    """Build and publish one index a modality over rows sorted by pair_id, and the ids of those rows."""
+def publish_indexes(
+    embeddings: Artifact, features: Artifact, indexes: Artifact, config: NeighborConfig, run: StageRun
+) -> Manifest:
+    """Build and publish one index a space over rows sorted by pair_id, the ids of those rows, and reduced features.
+
+    One modality's features are held at a time.
+    """
     plan = indexes.begin(run.fingerprint, lambda: [])
     modalities = list_modalities(read_schema(embeddings))
     table = read_sorted(embeddings, [embedding_column(name) for name in modalities])
     files = [indexes.store.write_table(INDEX_IDS, table.select([PAIR_ID]))]
-    for done, name in enumerate(modalities, start=1):
-        index = build_index(stack_vectors(table, embedding_column(name)), config)
-        files.append(indexes.store.write_bytes(name_index(name), encode_index(index)))
-        run.on_progress(StageProgress(run.out.stage, done, len(modalities), "indexes", name))
-    properties = {"pool": table.num_rows, "index_key": choose_index_key(table.num_rows, config)}
+    num_spaces = len(modalities) * (2 if config.backbone_dims else 1)
+
+    def publish(space: str, vectors: Vectors) -> None:
+        files.append(indexes.store.write_bytes(name_index(space), encode_index(build_index(vectors, config))))
+        done = sum(file.name.endswith(INDEX_SUFFIX) for file in files)
+        run.on_progress(StageProgress(run.out.stage, done, num_spaces, "indexes", space))
+
+    for name in modalities:
+        publish(name, stack_vectors(table, embedding_column(name)))
+    for name in modalities if config.backbone_dims else ():
+        vectors = reduce_features(read_features(features, table[PAIR_ID], [name])[name], config.backbone_dims)
+        publish(backbone_space(name), vectors)
+        files.append(indexes.store.write_table(*tabulate_backbone_space(name, vectors)))
+    properties = {
+        "pool": table.num_rows,
+        "index_key": choose_index_key(table.num_rows, config),
+        "backbone_spaces": modalities if config.backbone_dims else [],
+    }
     return indexes.finish(plan, files=files, num_pairs=table.num_rows, properties=properties)

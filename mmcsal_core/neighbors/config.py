@@ -16,6 +16,9 @@ class NeighborConfig(Settings):
     )
     nprobe: int = Field(32, ge=1, description="inverted lists visited for each query, where the index has lists")
     seed: int = Field(0, ge=0, description="seed of the index's own k-means, where it has one")
+    backbone_dims: int = Field(
+        128, ge=0, description="principal components kept of each backbone's own space; 0 leaves these spaces out"
+    )
 
 
 class KernelConfig(Settings):
@@ -30,4 +33,3 @@ class KernelConfig(Settings):
     unimodal_weight: float = Field(1.0, gt=0, description="weight of each uni-modal relation in the shared space")
     crossmodal_weight: float = Field(1.0, ge=0, description="weight of each cross-modal relation in the shared space")
     backbone_weight: float = Field(1.0, ge=0, description="weight of each relation in a backbone's own space")
-    backbone_dims: int = Field(128, ge=1, description="principal components kept of a backbone's space")

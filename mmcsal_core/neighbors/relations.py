@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmcsal_core.neighbors.backbone_space import reduce_features
 from mmcsal_core.neighbors.config import KernelConfig
 from mmcsal_core.neighbors.vectors import Floats, Rows, Vectors, iter_blocks
+from mmcsal_core.schema import backbone_space
 
 BANDWIDTH_ROWS = 2048
 """Rows from which a relation's bandwidth is estimated, at most."""
@@ -26,7 +26,7 @@ class Relation:
     """One way of comparing pair i with pair j.
 
     Args:
-        name: e.g. `image`, `image~text`, `image backbone`.
+        name: e.g. `image`, `image~text`, `image.backbone`.
         queries: (N, dim) float32 of unit length, what stands for pair i.
         pool: (N, dim) float32 of unit length, what stands for pair j.
         weight: w_r in the pair kernel.
@@ -53,12 +53,16 @@ def _cross(a: str, b: str, embeddings: Mapping[str, Vectors], config: KernelConf
     return Relation(f"{a}~{b}", queries, pool, config.crossmodal_weight)
 
 
-def list_backbone_relations(features: Mapping[str, Vectors], config: KernelConfig) -> list[Relation]:
-    """Return the uni-modal relations of the backbones' own spaces, none where their weight is 0."""
+def list_backbone_relations(spaces: Mapping[str, Vectors], config: KernelConfig) -> list[Relation]:
+    """Return the uni-modal relations of the backbones' own spaces, none where their weight is 0.
+
+    Args:
+        spaces: (N, dim_m) float32 of unit length by modality, from `reduce_features`.
+        config: weights.
+    """
     if config.backbone_weight == 0:
         return []
-    reduced = {name: reduce_features(x, config.backbone_dims) for name, x in features.items()}
-    return [Relation(f"{name} backbone", x, x, config.backbone_weight) for name, x in reduced.items()]
+    return [Relation(backbone_space(name), x, x, config.backbone_weight) for name, x in spaces.items()]
 
 
 def measure_bandwidth(relation: Relation, neighbor: int, seed: int) -> float:

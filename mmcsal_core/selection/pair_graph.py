@@ -1,19 +1,21 @@
 """The pair kernel of a pool on its k-nearest-neighbour graph, and how far each pair is suspected of being mispaired.
 
-Shared-space neighbours are those stored by an earlier stage where there are any; those in the backbones' own spaces are
-searched here. The latter join the graph and witness a pair's consistency, since no encoder learned them.
+Neighbours are those stored by an earlier stage where there are any, and searched here else. Those in the backbones' own
+spaces join the graph and witness a pair's consistency, since no encoder learned them.
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scipy import sparse
 
+from mmcsal_core.neighbors.backbone_space import reduce_features
 from mmcsal_core.neighbors.graph import build_graph
 from mmcsal_core.neighbors.index import find_rows
-from mmcsal_core.neighbors.relations import list_backbone_relations, list_shared_relations
+from mmcsal_core.neighbors.relations import Relation, list_backbone_relations, list_shared_relations
 from mmcsal_core.neighbors.suspicion import measure_alignment, measure_consistency, score_suspicion
-from mmcsal_core.neighbors.vectors import Floats, Rows
+from mmcsal_core.neighbors.vectors import Floats, Rows, Vectors
 from mmcsal_core.schema import relation_name
 from mmcsal_core.selection.config import SelectionConfig
 from mmcsal_core.selection.engine.cover import round_graph
@@ -41,25 +43,45 @@ def build_pair_graph(pool: Pool, config: SelectionConfig, seed: int) -> PairGrap
         config: kernel, search and share of suspicious pairs.
         seed: of the sample of rows behind the bandwidths.
     """
-    shared = dict(pool.neighbors) if pool.neighbors is not None else find_shared_neighbors(pool, config)
-    backbones = list_backbone_relations(pool.features, config.kernel)
-    own = [find_rows(relation.queries, relation.pool, config.search) for relation in backbones]
+    backbones = list_backbone_relations(find_backbone_spaces(pool, config), config.kernel)
     relations = list_shared_relations(pool.embeddings, config.kernel) + backbones
-    kernel = build_graph(relations, [*shared.values(), *own], config.kernel, seed)
-    witnesses = own if len(own) > 1 else [shared[relation_name(name, name)] for name in pool.embeddings]
-    suspicion = score_suspicion(
-        measure_alignment(pool.embeddings), measure_consistency(witnesses), config.suspicious_fraction
-    )
+    neighbors = find_neighbors(pool, backbones, config)
+    kernel = build_graph(relations, neighbors.values(), config.kernel, seed)
+    witnesses = [relation.name for relation in backbones] if len(backbones) > 1 else list(pool.embeddings)
+    consistency = measure_consistency([neighbors[relation_name(name, name)] for name in witnesses])
+    suspicion = score_suspicion(measure_alignment(pool.embeddings), consistency, config.suspicious_fraction)
     return PairGraph(round_graph(kernel), suspicion)
 
 
-def find_shared_neighbors(pool: Pool, config: SelectionConfig) -> dict[str, Rows]:
-    """Search every uni-modal and cross-modal relation of the shared space.
+def find_backbone_spaces(pool: Pool, config: SelectionConfig) -> dict[str, Vectors]:
+    """Return the backbones' own spaces, stored or made from the features; none where they are left out.
 
     Returns:
-        (N, K) rows by relation name, for every ordered pair of modalities.
+        (N, dim_m) float32 of unit length by modality.
     """
-    return {
-        relation_name(query, target): find_rows(pool.embeddings[query], pool.embeddings[target], config.search)
+    if config.kernel.backbone_weight == 0:
+        return {}
+    if pool.spaces is not None:
+        return dict(pool.spaces)
+    dims = config.search.backbone_dims
+    return {name: reduce_features(x, dims) for name, x in pool.features.items()} if dims else {}
+
+
+def find_neighbors(pool: Pool, backbones: Sequence[Relation], config: SelectionConfig) -> dict[str, Rows]:
+    """Take the stored neighbours of every relation of the graph, or search them.
+
+    Args:
+        pool: N pairs.
+        backbones: relations of the backbones' own spaces.
+        config: how to search.
+
+    Returns:
+        (N, K) rows by relation name: every ordered pair of modalities, then the backbones.
+    """
+    pairs = {
+        relation_name(query, target): (pool.embeddings[query], pool.embeddings[target])
         for query, target in itertools.product(pool.embeddings, repeat=2)
     }
+    pairs |= {relation_name(relation.name, relation.name): (relation.queries, relation.pool) for relation in backbones}
+    stored = pool.neighbors or {}
+    return {name: stored[name] if name in stored else find_rows(*pairs[name], config.search) for name in pairs}

@@ -23,11 +23,14 @@ class Pool:
         embeddings: (N, dim) float32 of unit length by modality.
         features: (N, dim_m) backbone features by modality; empty where there are none.
         neighbors: (N, K) rows by relation name, e.g. `image->text`, where they are stored; None to search when needed.
+        spaces: (N, dim_m) float32 of unit length by modality, the backbones' own spaces where they are stored; None to
+            make them from the features when needed.
     """
 
     embeddings: Mapping[str, Vectors]
     features: Mapping[str, npt.NDArray[np.floating]]
     neighbors: Mapping[str, Rows] | None = None
+    spaces: Mapping[str, Vectors] | None = None
 
     @property
     def num_pairs(self) -> int:
@@ -45,6 +48,7 @@ def make_pool(
     embeddings: Mapping[str, npt.NDArray[np.floating]],
     features: Mapping[str, npt.NDArray[np.floating]] | None = None,
     neighbors: Mapping[str, Rows] | None = None,
+    spaces: Mapping[str, Vectors] | None = None,
 ) -> Pool:
     """Check the vectors and scale the embeddings to unit length.
 
@@ -52,6 +56,7 @@ def make_pool(
         embeddings: (N, dim) by modality, in the shared space, one modality at least.
         features: (N, dim_m) by modality, the backbones' own spaces.
         neighbors: (N, K) rows by relation name, -1 where there is none.
+        spaces: (N, dim_m) by modality, from `reduce_features`.
 
     Raises:
         DataError: no modality, unequal lengths, or a row that is NaN, infinite or zero; the message names the row.
@@ -60,7 +65,7 @@ def make_pool(
         raise DataError("a pool needs embeddings of at least one modality, got none; pass e.g. {'image': array}")
     units, given = scale_to_unit(embeddings), dict(features or {})
     check_matrices(given, "feature")
-    pool = Pool(units, given, neighbors)
+    pool = Pool(units, given, neighbors, spaces)
     lengths = {len(x) for x in given.values()} - {pool.num_pairs}
     if lengths:
         raise DataError(f"features and embeddings must be of the same pairs, got {lengths} and {pool.num_pairs} rows")

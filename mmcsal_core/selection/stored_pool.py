@@ -10,7 +10,8 @@ from mmcsal_core.artifacts import Artifact
 from mmcsal_core.errors import ArtifactError
 from mmcsal_core.neighbors.index import NO_NEIGHBOR
 from mmcsal_core.neighbors.sorted_tables import locate_ids, read_sorted
-from mmcsal_core.neighbors.vectors import Rows, Vectors
+from mmcsal_core.neighbors.stored_spaces import read_backbone_spaces
+from mmcsal_core.neighbors.vectors import Rows
 from mmcsal_core.schema import (
     ALIGNMENT,
     NEIGHBOR_ID,
@@ -18,7 +19,6 @@ from mmcsal_core.schema import (
     PAIR_ID,
     RELATION,
     embedding_column,
-    feature_column,
     prototype_column,
 )
 from mmcsal_core.selection.config import SelectionConfig
@@ -33,6 +33,7 @@ class PoolArtifacts:
     pairs: Artifact
     features: Artifact
     embeddings: Artifact
+    indexes: Artifact
     neighbors: Artifact
 
 
@@ -50,7 +51,7 @@ class StoredPool:
 
 
 def read_pool(inputs: PoolArtifacts, modalities: Sequence[str], config: SelectionConfig) -> StoredPool:
-    """Read what the configured strategy needs: every one the embeddings, `mmcsal` the features and neighbours too.
+    """Read what the configured strategy needs: all the embeddings, `mmcsal` the backbones' spaces and neighbours too.
 
     Raises:
         ArtifactError: an artifact is missing or lacks a pair that another one has.
@@ -62,27 +63,8 @@ def read_pool(inputs: PoolArtifacts, modalities: Sequence[str], config: Selectio
     facts, ids = table.drop_columns(vectors), table[PAIR_ID]
     if config.strategy != "mmcsal":
         return StoredPool(make_pool(embeddings), facts)
-    features = read_features(inputs.features, ids, modalities) if config.kernel.backbone_weight > 0 else {}
-    return StoredPool(make_pool(embeddings, features, read_neighbors(inputs.neighbors, ids)), facts)
-
-
-def read_features(features: Artifact, ids: pa.ChunkedArray, modalities: Sequence[str]) -> dict[str, Vectors]:
-    """Read the backbone features of given pairs.
-
-    Args:
-        features: finished.
-        ids: (N,) pair ids.
-        modalities: which to read.
-
-    Returns:
-        (N, dim_m) float32 by modality, in the order of `ids`.
-
-    Raises:
-        ArtifactError: a pair has no features.
-    """
-    table = features.read_table([PAIR_ID, *map(feature_column, modalities)])
-    table = table.take(pa.array(locate_ids(ids, table[PAIR_ID], features))).combine_chunks()
-    return {name: stack_vectors(table, feature_column(name)) for name in modalities}
+    spaces = read_backbone_spaces(inputs.indexes) if config.kernel.backbone_weight > 0 else {}
+    return StoredPool(make_pool(embeddings, {}, read_neighbors(inputs.neighbors, ids), spaces), facts)
 
 
 def read_neighbors(neighbors: Artifact, ids: pa.ChunkedArray) -> dict[str, Rows]:

@@ -17,6 +17,7 @@ from mmcsal_core.neighbors.relations import (
 from mmcsal_core.neighbors.vectors import Floats
 from tests.core.pair_pools import make_clustered_pool
 
+BACKBONE_DIMS = 128
 CONFIG = KernelConfig(bandwidth_neighbor=20, unimodal_weight=1.0, crossmodal_weight=0.5, backbone_weight=2.0)
 
 
@@ -32,7 +33,7 @@ def take_median_bandwidth(squared: Floats, neighbor: int) -> float:
 def compute_dense_kernel(num_pairs: int, config: KernelConfig) -> Floats:
     pool = make_clustered_pool(num_pairs)
     z = {name: x.astype(np.float64) for name, x in pool.embeddings.items()}
-    reduced = {name: reduce_features(x, config.backbone_dims).astype(np.float64) for name, x in pool.features.items()}
+    reduced = {name: reduce_features(x, BACKBONE_DIMS).astype(np.float64) for name, x in pool.features.items()}
     relations = [(square_distances(x, x), config.unimodal_weight) for x in z.values()]
     crossed = (square_distances(z["image"], z["text"]) + square_distances(z["text"], z["image"])) / 2
     relations.append((crossed, config.crossmodal_weight))
@@ -44,7 +45,8 @@ def compute_dense_kernel(num_pairs: int, config: KernelConfig) -> Floats:
 
 def list_relations(num_pairs: int, config: KernelConfig) -> list[Relation]:
     pool = make_clustered_pool(num_pairs)
-    return list_shared_relations(pool.embeddings, config) + list_backbone_relations(pool.features, config)
+    spaces = {name: reduce_features(x, BACKBONE_DIMS) for name, x in pool.features.items()}
+    return list_shared_relations(pool.embeddings, config) + list_backbone_relations(spaces, config)
 
 
 def test_the_kernel_on_all_edges_is_the_dense_kernel() -> None:

@@ -34,7 +34,7 @@ RESOLVED = {name: resolve_modality(name, ModalityConfig()) for name in MODALITIE
 def made(tmp_path_factory: pytest.TempPathFactory) -> PairArtifacts:
     made = write_pair_artifacts(Store(str(tmp_path_factory.mktemp("run"))), NUM_PAIRS)
     indexes, neighbors = Artifact(made.run, "indexes", "neighbors"), Artifact(made.run, "neighbors", "neighbors")
-    publish_indexes(made.embeddings, indexes, NeighborConfig(), StageRun(neighbors, "f"))
+    publish_indexes(made.embeddings, made.features, indexes, NeighborConfig(), StageRun(neighbors, "f"))
     plan = neighbors.begin("f", lambda: plan_ranges(NUM_PAIRS, 256))
     worker = NeighborWorker(
         embeddings=made.embeddings, indexes=indexes, out=neighbors, plan=plan, num_neighbors=64, num_threads=1
@@ -63,8 +63,8 @@ def rank(made: PairArtifacts, folder: Path, **fields: Any) -> tuple[Artifact, Ma
 
 
 def locate(made: PairArtifacts) -> PoolArtifacts:
-    neighbors = Artifact(made.run, "neighbors", "neighbors")
-    return PoolArtifacts(made.pairs, made.features, made.embeddings, neighbors)
+    indexes, neighbors = (Artifact(made.run, name, "neighbors") for name in ("indexes", "neighbors"))
+    return PoolArtifacts(made.pairs, made.features, made.embeddings, indexes, neighbors)
 
 
 def test_the_selection_keeps_its_contract(selection: tuple[Artifact, Manifest], made: PairArtifacts) -> None:
@@ -194,21 +194,14 @@ def test_a_missing_stratum_column_is_refused(made: PairArtifacts, tmp_path: Path
 
 
 def test_a_pair_that_an_artifact_lacks_is_named(made: PairArtifacts, tmp_path: Path) -> None:
-    for name in ("pairs", "features"):
-        whole = getattr(locate(made), name)
-        lacking = Artifact(Store(str(tmp_path)), name, name)
-        table = whole.read_table()
-        publish(lacking, table.filter(pc.not_equal(table[PAIR_ID], "pair-00123")))
-        inputs = PoolArtifacts(**{**locate(made).__dict__, name: lacking})
-        out = Artifact(Store(str(tmp_path)), "selection", STAGE)
-        with pytest.raises(ArtifactError, match=f"'pair-00123'; run the stage '{name}' again"):
-            rank_pairs(
-                inputs=inputs,
-                modalities=RESOLVED,
-                origin=ORIGIN,
-                config=CoresetConfig(budget=NUM_PAIRS, kernel=KERNEL),
-                run=StageRun(out, "f"),
-            )
+    lacking = Artifact(Store(str(tmp_path)), "pairs", "pairs")
+    table = made.pairs.read_table()
+    publish(lacking, table.filter(pc.not_equal(table[PAIR_ID], "pair-00123")))
+    inputs = PoolArtifacts(**{**locate(made).__dict__, "pairs": lacking})
+    out = Artifact(Store(str(tmp_path)), "selection", STAGE)
+    config = CoresetConfig(budget=NUM_PAIRS, kernel=KERNEL)
+    with pytest.raises(ArtifactError, match="'pair-00123'; run the stage 'pairs' again"):
+        rank_pairs(inputs=inputs, modalities=RESOLVED, origin=ORIGIN, config=config, run=StageRun(out, "f"))
 
 
 def test_metadata_may_not_be_named_like_a_column_of_the_selection(made: PairArtifacts, tmp_path: Path) -> None:
