@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 HUB_VENV ?= .venv-hub
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: demo test check format lint types imports tests test-hub bench clean
+.PHONY: demo test check format lint types imports tests test-hub bench bench-features bench-selection clean
 
 demo: $(VENV)/.demo
 	$(BIN)/mmcsal demo
@@ -35,8 +35,15 @@ tests: $(VENV)/.dev
 test-hub: $(HUB_VENV)/.hub
 	$(THREADS) $(HUB_VENV)/bin/python -m pytest -m hub tests/hub
 
-bench: $(VENV)/.dev
+bench: bench-features bench-selection
+
+bench-features: $(VENV)/.dev
 	$(THREADS) $(BIN)/python -m tests.benchmarks.bench_features
+
+# PROFILE is quick, standard or full; OPTIONS e.g. --only '200,000 x 256' or --fresh
+PROFILE ?= standard
+bench-selection: $(VENV)/.bench
+	$(THREADS) $(BIN)/python -m tests.benchmarks.bench_selection --profile $(PROFILE) $(OPTIONS)
 
 # torch first: its pinned version decides which of its own dependencies are needed at all
 $(VENV)/bin/python:
@@ -52,6 +59,12 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@ $(VENV)/.demo
+
+# scikit-matter asks for scikit-learn below 1.9 and works with 1.9: the benchmark compares its picks
+$(VENV)/.bench: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m pip install --quiet --no-deps skmatter==0.4.1
+	touch $@
 
 $(HUB_VENV)/.hub: pyproject.toml
 	$(PYTHON) -m venv $(HUB_VENV)

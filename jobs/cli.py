@@ -72,10 +72,28 @@ def run(
 
 
 @app.command()
-def select(config: ConfigPath, set_: Overrides = None, as_json: AsJson = False) -> None:
-    """Select again from stored embeddings: another budget or strategy. Nothing else is recomputed."""
+def select(
+    config: ConfigPath,
+    *,
+    budget: Annotated[int | None, typer.Option(help="Pairs to pick.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="mmcsal, k_center, coverage, random, ...")] = None,
+    labelled: Annotated[str | None, typer.Option(metavar="PATH", help="List of pairs that are labelled.")] = None,
+    exclude: Annotated[str | None, typer.Option(metavar="PATH", help="List of pairs to leave out.")] = None,
+    where: Annotated[str | None, typer.Option(metavar="SQL", help="Condition on metadata columns.")] = None,
+    set_: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Select again from stored embeddings: another budget, strategy or constraint. Nothing else is recomputed.
+
+    The options are short for `--set selection.budget=...` and so on; `--set` reaches every other key.
+    """
+    named = {"budget": budget, "strategy": strategy, "labelled": labelled, "exclude": exclude, "where": where}
+    short = [f"selection.{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
+    if budget is not None:
+        short.append("selection.budget_fraction=null")
+    overrides = [*short, *(set_ or ())]
     result = _guard(
-        lambda: _with_reporter(lambda reporter: select_again(load_config(config, set_ or ()), reporter)), as_json
+        lambda: _with_reporter(lambda reporter: select_again(load_config(config, overrides), reporter)), as_json
     )
     _print_run(result, as_json)
 

@@ -53,7 +53,8 @@ def _init_arguments(config: RayConfig, resources: Resources) -> dict[str, object
     if config.address is not None:
         return {**shared, "address": config.address}
     workers = math.ceil(resources.num_actors * resources.cpus_per_actor) + resources.num_readers
-    num_cpus = max(config.num_cpus or os.cpu_count() or 1, workers, resources.train_workers + 1)
+    others = max(resources.train_workers + 1, resources.selection_actors)
+    num_cpus = max(config.num_cpus or os.cpu_count() or 1, workers, others)
     local: dict[str, object] = {"address": "local", "num_cpus": num_cpus, "num_gpus": config.num_gpus}
     dashboard: dict[str, object] = {"include_dashboard": config.include_dashboard, "dashboard_host": "127.0.0.1"}
     return {**shared, **local, **dashboard}

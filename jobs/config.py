@@ -176,8 +176,18 @@ def _resolve(config: JobConfig) -> JobConfig:
     modalities = {name: resolve_modality(name, modality) for name, modality in config.modalities.items()}
     check_source(config.source, modalities)
     source = config.source.model_copy(update={"url": _make_absolute(config.source.url)})
+    lists = {
+        name: _make_absolute(listed)
+        for name in ("labelled", "exclude")
+        if isinstance(listed := getattr(config.selection, name), str)
+    }
     return config.model_copy(
-        update={"modalities": modalities, "source": source, "output": _make_absolute(config.output)}
+        update={
+            "modalities": modalities,
+            "source": source,
+            "output": _make_absolute(config.output),
+            "selection": config.selection.model_copy(update=lists),
+        }
     )
 
 

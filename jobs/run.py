@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FrameType
@@ -13,7 +13,7 @@ from jobs.exit_codes import ExitCode, classify_error
 from jobs.lock import RunLock, is_alive, read_owner
 from jobs.progress import Reporter
 from jobs.run_status import RunStatus
-from jobs.steps import Step, fingerprint_ingest, lay_out, list_steps
+from jobs.steps import Step, fingerprint_ingest, hash_lists, lay_out, list_steps, recall_lists
 from mmcsal_core.artifacts import SUCCESS
 from mmcsal_core.corpus.sources import SourceListing, list_source
 from mmcsal_core.corpus.sources.columns import metadata_fields
@@ -50,8 +50,9 @@ def run_job(config: JobConfig, reporter: Reporter, *, until: str | None = None) 
     with record_early_failure(config):
         listing = list_source(config.source, config.modalities, config.source_options)
         config.selection.count_picks(listing.num_pairs)
-        _check_stratum(config, listing)
-    steps = list_steps(config, fingerprint_ingest(config, listing.fingerprint))
+        _check_columns(config, listing)
+        list_hashes = hash_lists(config)
+    steps = list_steps(config, fingerprint_ingest(config, listing.fingerprint), list_hashes)
     return execute_steps(config, steps[: STAGES.index(until) + 1 if until else None], reporter)
 
 
@@ -62,7 +63,7 @@ def select_again(config: JobConfig, reporter: Reporter) -> RunResult:
         DataError: nothing is stored.
         ConfigError: the stored embeddings were made under another configuration, or are missing.
     """
-    steps = _list_stored_steps(config)
+    steps = _list_stored_steps(config, hash_lists(config))
     stale = [step.name for step in steps[:5] if not step.is_complete()]
     if stale:
         raise ConfigError(
@@ -78,7 +79,7 @@ def report_again(config: JobConfig, reporter: Reporter) -> RunResult:
     Raises:
         ConfigError: there is no stored selection of this configuration.
     """
-    steps = _list_stored_steps(config)
+    steps = _list_stored_steps(config, recall_lists(config))
     if not steps[5].is_complete():
         raise ConfigError(f"{config.run_store.url} has no finished selection of this configuration; use `mmcsal run`")
     return execute_steps(config, steps[6:], reporter, is_forced=True)
@@ -93,7 +94,9 @@ def check_run(run: Store) -> ValidationReport:
     stored = {**run.read_json(CONFIG), "output": parent or ".", "output_options": dict(run.options)}
     if name != f"run_id={stored['run_id']}":
         return report
-    steps = [step for step in _list_stored_steps(parse_stored_config(stored)) if step.artifact.store.exists(SUCCESS)]
+    config = parse_stored_config(stored)
+    listed = _list_stored_steps(config, recall_lists(config))
+    steps = [step for step in listed if step.artifact.store.exists(SUCCESS)]
     checks = [
         Check(
             name=f"{step.artifact.name}: made under the stored configuration",
@@ -146,22 +149,21 @@ def _make_stage_run(config: JobConfig, step: Step, on_progress: Callable[..., No
     )
 
 
-def _list_stored_steps(config: JobConfig) -> list[Step]:
+def _list_stored_steps(config: JobConfig, list_hashes: Mapping[str, str]) -> list[Step]:
     pairs = lay_out(config).pairs
     if not pairs.store.exists(SUCCESS):
         raise DataError(f"{config.run_store.url} has no finished pairs; use `mmcsal run` first")
     source_fingerprint = pairs.read_manifest().properties["source_fingerprint"]
-    return list_steps(config, fingerprint_ingest(config, source_fingerprint))
+    return list_steps(config, fingerprint_ingest(config, source_fingerprint), list_hashes)
 
 
-def _check_stratum(config: JobConfig, listing: SourceListing) -> None:
-    column = config.selection.stratum_column
+def _check_columns(config: JobConfig, listing: SourceListing) -> None:
     names = [field.name for field in metadata_fields(listing.source, config.modalities, listing.schema)]
-    if column is not None and column not in names:
-        raise ConfigError(
-            f"selection.stratum_column names a metadata column, got {column!r}; "
-            f"the source has {', '.join(names) or 'none'}"
-        )
+    for key, column in config.selection.list_columns().items():
+        if column not in names:
+            raise ConfigError(
+                f"selection.{key} names a metadata column, got {column!r}; the source has {', '.join(names) or 'none'}"
+            )
 
 
 @contextmanager

@@ -11,11 +11,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from jobs.config import JobConfig, hash_config
-from mmcsal_core.artifacts import Artifact, Manifest, compute_fingerprint
+from mmcsal_core.artifacts import SUCCESS, Artifact, Manifest, compute_fingerprint
 from mmcsal_core.reporting.numbers import ReportInputs
 from mmcsal_core.selection.selection_table import RunOrigin
 from mmcsal_core.selection.stored_pool import PoolArtifacts
 from pipelines import coreset, embed, features, ingest, neighbors, report, train
+from pipelines.coreset_demands import hash_pair_lists, read_pair_lists
 from pipelines.stage_run import StageRun
 
 
@@ -73,10 +74,16 @@ def fingerprint_ingest(config: JobConfig, source_fingerprint: str) -> str:
     return compute_fingerprint(ingest.STAGE, settings, {"source": source_fingerprint})
 
 
-def list_steps(config: JobConfig, pairs_fingerprint: str) -> list[Step]:
-    """Return the stages in order, given the fingerprint of the first."""
+def list_steps(config: JobConfig, pairs_fingerprint: str, list_hashes: Mapping[str, str]) -> list[Step]:
+    """Return the stages in order.
+
+    Args:
+        config: of the run.
+        pairs_fingerprint: that of the first stage.
+        list_hashes: content of the lists of pairs that the selection names, hashed, by key.
+    """
     at = lay_out(config)
-    prints = _chain_fingerprints(config, pairs_fingerprint)
+    prints = _chain_fingerprints(config, pairs_fingerprint, list_hashes)
     names = list(config.modalities)
 
     def step(artifact: Artifact, uses_ray: bool, execute: Callable[[StageRun], Manifest]) -> Step:
@@ -125,7 +132,24 @@ def list_steps(config: JobConfig, pairs_fingerprint: str) -> list[Step]:
     ]
 
 
-def _chain_fingerprints(config: JobConfig, pairs: str) -> dict[str, str]:
+def hash_lists(config: JobConfig) -> dict[str, str]:
+    """Hash the content of the lists of pairs that the selection names.
+
+    Raises:
+        DataError: a list is missing or unreadable.
+    """
+    return hash_pair_lists(read_pair_lists(config.selection, config.source_options))
+
+
+def recall_lists(config: JobConfig) -> dict[str, str]:
+    """Return the hashes of the lists that the stored selection was made with; the lists themselves may be gone."""
+    selection = lay_out(config).selection
+    if not selection.store.exists(SUCCESS):
+        return {}
+    return dict(selection.read_manifest().properties.get("lists", {}))
+
+
+def _chain_fingerprints(config: JobConfig, pairs: str, list_hashes: Mapping[str, str]) -> dict[str, str]:
     modalities = [[name, _dump(modality)] for name, modality in config.modalities.items()]
     extracted = compute_fingerprint(
         features.STAGE, {"features": _dump(config.features), "modalities": modalities}, {"pairs": pairs}
@@ -139,7 +163,7 @@ def _chain_fingerprints(config: JobConfig, pairs: str) -> dict[str, str]:
     fitted = compute_fingerprint(train.STAGE, fitting, {"features": extracted})
     embedded = compute_fingerprint(embed.STAGE, {}, {"features": extracted, "encoder": fitted})
     found = compute_fingerprint(neighbors.STAGE, _dump(config.neighbors), {"embeddings": embedded})
-    ranking = {"selection": _dump(config.selection), "seed": config.seed, "run_id": config.run_id}
+    ranking = {"selection": _dump(config.selection), "seed": config.seed, "run_id": config.run_id, "lists": list_hashes}
     ranked = compute_fingerprint(coreset.STAGE, ranking, {"pairs": pairs, "neighbors": found})
     telling = {"report": _dump(config.report), "seed": config.seed}
     told = compute_fingerprint(report.STAGE, telling, {"selection": ranked})
@@ -163,6 +187,7 @@ def _rank(config: JobConfig, at: Layout, run: StageRun) -> Manifest:
     )
     return coreset.rank_pairs(
         inputs=PoolArtifacts(at.pairs, at.features, at.embeddings, at.indexes, at.neighbors),
+        source_options=config.source_options,
         modalities=config.modalities,
         origin=origin,
         config=config.selection,

@@ -19,6 +19,10 @@ NEIGHBOR_ID = "neighbor_id"
 RELATION = "relation"
 NEIGHBOR_RANK = "neighbor_rank"
 SIMILARITY = "similarity"
+NEAR_DUPLICATE_GROUP = "near_duplicate_group"
+NEAR_DUPLICATE_COUNT = "near_duplicate_count"
+COST_COLUMN = "cost_column"
+"""Key of a selection's metadata: the column that gains were divided by before they were compared, if any."""
 
 
 def uri_column(modality: str) -> str:
@@ -153,6 +157,18 @@ def neighbor_schema() -> pa.Schema:
     )
 
 
+def near_duplicate_schema() -> pa.Schema:
+    """Return the schema of `selection/near_duplicates.parquet`: the pairs of all groups of two or more."""
+    return pa.schema(
+        [
+            describe_field(PAIR_ID, pa.string(), "pair of the pool", nullable=False),
+            describe_field(
+                NEAR_DUPLICATE_GROUP, pa.string(), "pair that leads its group, and alone may be picked", nullable=False
+            ),
+        ]
+    )
+
+
 def selection_schema(modalities: Sequence[str], carried: Sequence[pa.Field]) -> pa.Schema:
     """Return the schema of `selection/`: the ranked pairs, the `carried` source and metadata columns, the run."""
     fields = [
@@ -207,6 +223,12 @@ def selection_schema(modalities: Sequence[str], carried: Sequence[pa.Field]) -> 
             pa.float32(),
             "root mean square over modalities of the distance between unit vectors, null at rank 0",
             "0 to 2",
+        ),
+        describe_field(
+            NEAR_DUPLICATE_COUNT,
+            pa.int64(),
+            "pairs in the group of near-duplicates that this pick leads, itself included; null where none were sought",
+            "pairs",
         ),
     ]
     fields += [

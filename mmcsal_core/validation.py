@@ -224,7 +224,9 @@ def _count_passed_on(manifest: Manifest) -> int:
 def _check_selection(readable: Mapping[str, Artifact]) -> Check:
     table = readable["selection"].read_table()
     embeddings, pairs = readable.get("embeddings"), readable.get("pairs")
-    problems = find_selection_problems(table, None if embeddings is None else embeddings.read_manifest().pairs_out)
+    about = readable["selection"].read_manifest().properties
+    num_pool = None if embeddings is None else embeddings.read_manifest().pairs_out - about.get("left_out", 0)
+    problems = find_selection_problems(table, num_pool)
     if embeddings is not None:
         problems += _find_unknown_picks(table[PAIR_ID], embeddings)
     if pairs is not None:

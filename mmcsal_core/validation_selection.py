@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmcsal_core.schema import PAIR_ID, prototype_column, selection_schema
+from mmcsal_core.schema import COST_COLUMN, PAIR_ID, prototype_column, selection_schema
 
 SCHEMA_KEYS = ("run_id", "seed", "encoder_sha256", "config_sha256", "code_version", "schema_version")
 """Schema metadata that a selection carries."""
@@ -53,6 +53,9 @@ def _find_schema_problems(schema: pa.Schema) -> list[str]:
     ]
     metadata = schema.metadata or {}
     missing = [key for key in SCHEMA_KEYS if key.encode() not in metadata]
+    cost_column = metadata.get(COST_COLUMN.encode(), b"").decode()
+    if cost_column and cost_column not in schema.names:
+        problems.append(f"schema metadata names the cost column {cost_column}, which is not there")
     return problems + ([f"schema metadata lacks {', '.join(missing)}"] if missing else [])
 
 
@@ -87,10 +90,21 @@ def _find_gain_problems(table: pa.Table) -> list[str]:
     terms = np.sum([_floats(table, name) for name in TERMS], axis=0)
     if not np.isfinite(gain).all() or np.abs(gain - terms).max(initial=0) > TERM_TOLERANCE:
         problems.append(f"gain is not the sum of {', '.join(TERMS)} at every rank")
-    rises = (np.diff(gain) > FLAT_TOLERANCE * np.maximum(1, np.abs(gain[:-1]))) & (phases[1:] == phases[:-1])
+    ordered, name = _divide_by_cost(table, gain)
+    rises = np.diff(ordered) > FLAT_TOLERANCE * np.maximum(1, np.abs(ordered[:-1]))
+    rises &= phases[1:] == phases[:-1]
     if rises.any():
-        problems.append(f"gain rises within a phase at rank {int(np.argmax(rises)) + 1}")
+        problems.append(f"{name} rises within a phase at rank {int(np.argmax(rises)) + 1}")
     return problems
+
+
+def _divide_by_cost(table: pa.Table, gain: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], str]:
+    """Return what orders the picks, and its name: the gain, or the gain by cost where the metadata says so."""
+    column = (table.schema.metadata or {}).get(COST_COLUMN.encode())
+    if column is None:
+        return gain, "gain"
+    costs: npt.NDArray[np.float64] = pc.cast(table[column.decode()], pa.float64(), safe=False).to_numpy()
+    return gain / costs, f"gain by {column.decode()}"
 
 
 def _find_nearest_problems(table: pa.Table) -> list[str]:

@@ -1,63 +1,41 @@
 """The coreset stage: pairs/, features/, embeddings/ and neighbors/ in, selection/ out: the ranked pairs to label first.
 
-It computes in the driver's process and holds the pool's vectors and its sparse kernel in memory, without Ray: right for
-pools of tens of thousands of pairs, where reading costs more than choosing. The edges that the neighbors stage found
-are used again. The selection is one shard, since a ranking is one sequence.
+The driver holds the pool's vectors and its sparse kernel in memory and picks by itself, or with the shards of the pool
+in Ray actors where `resources.selection_actors` asks for some: the same picks. The edges that the neighbors stage found
+are used again. Every round of picks goes into a log, so that a selection that was killed goes on where it was. The
+selection is one shard, since a ranking is one sequence.
 """
 
+import math
 from collections.abc import Mapping
-
-from pydantic import Field, model_validator
+from dataclasses import replace
+from typing import Any
 
 from mmcsal_core.artifacts import Manifest, ShardRange
 from mmcsal_core.corpus.modality import ModalityConfig
-from mmcsal_core.errors import GateError
 from mmcsal_core.schema import PAIR_ID
-from mmcsal_core.selection.config import SelectionConfig
-from mmcsal_core.selection.coreset import Request
+from mmcsal_core.selection.constraints.demands import Settlement, settle_demands
+from mmcsal_core.selection.coreset import Coreset, Request
+from mmcsal_core.selection.near_duplicate_tables import note_group_sizes, tabulate_near_duplicates
 from mmcsal_core.selection.selection_table import RunOrigin, read_carried, tabulate_selection
 from mmcsal_core.selection.stored_pool import PoolArtifacts, read_pool
-from mmcsal_core.selection.strategies import NO_LABELS, select_from_pool
+from mmcsal_core.selection.strategies import select_from_pool
+from pipelines.coreset_config import CoresetConfig
+from pipelines.coreset_demands import Chosen, choose_pool, hash_pair_lists, read_pair_lists
+from pipelines.pick_log import ReportedPickLog, StoredPickLog
+from pipelines.selection_engine import choose_engine
 from pipelines.stage_run import StageProgress, StageRun
 
+__all__ = ["STAGE", "CoresetConfig", "rank_pairs"]
+
 STAGE = "coreset"
-
-
-class CoresetConfig(SelectionConfig):
-    """How many pairs are chosen, and how."""
-
-    budget: int | None = Field(None, ge=1, description="pairs to pick; give this or budget_fraction")
-    budget_fraction: float | None = Field(None, gt=0, le=1, description="share of the pool to pick, one pair at least")
-    stratum_column: str | None = Field(None, description="metadata column that is copied into the stratum column")
-
-    @model_validator(mode="after")
-    def _check_budget(self) -> "CoresetConfig":
-        if (self.budget is None) == (self.budget_fraction is None):
-            raise ValueError(
-                f"give exactly one of budget and budget_fraction, got {self.budget} and {self.budget_fraction}; "
-                "write e.g. budget: 100, and with --set budget_fraction also --set selection.budget=null"
-            )
-        return self
-
-    def count_picks(self, num_pairs: int) -> int:
-        """Return the budget in pairs for a pool of this size.
-
-        Raises:
-            GateError: the budget is larger than the pool.
-        """
-        if self.budget is None:
-            return max(1, round((self.budget_fraction or 0.0) * num_pairs))
-        if self.budget > num_pairs:
-            raise GateError(
-                f"the budget must not exceed the pool, but {self.budget} pairs are asked for and {num_pairs} are "
-                "usable; lower the budget or see rejects/ for what was lost"
-            )
-        return self.budget
+NEAR_DUPLICATES = "near_duplicates.parquet"
 
 
 def rank_pairs(
     *,
     inputs: PoolArtifacts,
+    source_options: Mapping[str, Any],
     modalities: Mapping[str, ModalityConfig],
     origin: RunOrigin,
     config: CoresetConfig,
@@ -67,32 +45,65 @@ def rank_pairs(
 
     Args:
         inputs: finished artifacts; features and neighbours are read only where the strategy uses them.
+        source_options: storage options for fsspec, for lists of pairs.
         modalities: of the corpus.
         origin: what the selection says of the run; its seed is that of everything random.
-        config: budget and strategy.
+        config: budget, strategy and constraints.
         run: where to publish.
 
     Raises:
-        GateError: the budget is larger than the pool.
-        ConfigError: there is no such stratum column.
+        GateError: the budget is larger than the pool, quotas cannot be kept, or nothing may be picked.
+        ConfigError: a column or condition does not fit, or the strategy cannot do what is asked.
+        DataError: a list is unreadable or names a pair that is not there, or a cost is not a number above 0.
         ArtifactError: an artifact lacks a pair that another one has.
     """
-    names = list(modalities)
-    stored = read_pool(inputs, names, config)
-    budget = config.count_picks(stored.pool.num_pairs)
-    shard = ShardRange(index=0, start=0, stop=stored.pool.num_pairs)
-    coreset = select_from_pool(stored.pool, Request(budget, NO_LABELS, origin.seed, config))
+    names, lists = list(modalities), read_pair_lists(config, source_options)
+    everything = read_pool(inputs, names, config)
+    chosen = choose_pool(everything, inputs.pairs, modalities, config, lists)
+    stored, num_pairs = chosen.stored, everything.pool.num_pairs
+    settled = settle_demands(stored.pool, chosen.labelled, config, chosen.demands)
+    log = StoredPickLog(run.out, run.fingerprint, stored.pool.num_pairs)
+    engine, told = choose_engine(run.resources), ReportedPickLog(log, settled.budget, run)
+    request = Request(settled.budget, chosen.labelled, origin.seed, config, settled.constraints, engine, told)
+    coreset = select_from_pool(stored.pool, request)
+    if settled.quotas is not None:
+        settled.quotas.check_met(coreset.indices)
     carried = read_carried(inputs.pairs, stored.facts[PAIR_ID].take(coreset.indices), names)
-    table = tabulate_selection(stored, coreset, carried, config.stratum_column, origin)
-    plan = run.out.begin(run.fingerprint, lambda: [shard])  # now: what was published before stays until here
-    run.out.commit_shard(plan, shard, table, pairs_out=stored.pool.num_pairs)
-    run.on_progress(StageProgress(run.out.stage, 1, 1))
-    return run.out.finish(
-        plan,
-        properties={
-            "pool": stored.pool.num_pairs,
-            "budget": budget,
-            "strategy": config.strategy,
-            "covering_radius": coreset.covering_radius,
-        },
+    divided = None if settled.constraints.costs is None else config.cost_column
+    table = tabulate_selection(
+        note_group_sizes(stored, settled.near_duplicates),
+        coreset,
+        carried,
+        config.group_column,
+        replace(origin, cost_column=divided),
     )
+    shard = ShardRange(index=0, start=0, stop=num_pairs)
+    plan = run.out.begin(run.fingerprint, lambda: [shard])  # now: what was published before stays until here
+    run.out.commit_shard(plan, shard, table, pairs_out=num_pairs)
+    files = []
+    if settled.near_duplicates is not None:
+        groups = tabulate_near_duplicates(stored, settled.near_duplicates)
+        files.append(run.out.store.write_table(NEAR_DUPLICATES, groups))
+    run.on_progress(StageProgress(run.out.stage, settled.budget, settled.budget, "picks"))
+    properties = describe_selection(chosen, settled, coreset)
+    manifest = run.out.finish(
+        plan, files=files, properties={"strategy": config.strategy, "lists": hash_pair_lists(lists), **properties}
+    )
+    log.remove()
+    return manifest
+
+
+def describe_selection(chosen: Chosen, settled: Settlement, coreset: Coreset) -> dict[str, Any]:
+    """Return what the manifest says of a selection."""
+    costs, groups = chosen.demands.costs, settled.near_duplicates
+    return {
+        "pool": chosen.stored.pool.num_pairs,
+        "left_out": chosen.num_left_out,
+        "labelled": len(chosen.labelled),
+        "budget": settled.budget,
+        "cost": None if costs is None else math.fsum(costs[coreset.indices].tolist()),
+        "ended_by": coreset.ended_by,
+        "exhausted_at": coreset.exhausted_at,
+        "near_duplicates": None if groups is None else groups.describe(),
+        "covering_radius": coreset.covering_radius,
+    }

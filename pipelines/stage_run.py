@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pydantic import Field
 
 from mmcsal_core.artifacts import Artifact
+from mmcsal_core.selection.engine.screening import Screening
 from mmcsal_core.settings import Settings
 
 
@@ -23,6 +24,12 @@ class Resources(Settings):
     cpus_per_actor: float = Field(1.0, gt=0, description="CPU cores a worker; also its threads, at least one")
     gpus_per_actor: float = Field(0.0, ge=0, description="GPUs a worker; 0 computes on the CPU")
     memory_per_actor_gb: float | None = Field(None, gt=0, description="memory that Ray reserves for a worker")
+    selection_actors: int = Field(
+        0, ge=0, description="actors that hold the pool while pairs are picked, a core each; 0 picks in the driver"
+    )
+    selection_screening: Screening = Field(
+        "off", description="cheaper products that k-center tries first: off, prefix, int8, or auto for the fastest"
+    )
     train_workers: int = Field(1, ge=1, description="workers of the train stage; more than one changes the result")
 
     @property

@@ -216,6 +216,7 @@ def make_selection(
         "nearest_selected_distance": [
             None if place is None else float(distances[rank, place]) for rank, place in enumerate(nearest)
         ],
+        "near_duplicate_count": [None] * BUDGET,
         "prototype_image": chosen.indices % NUM_GROUPS,
         "prototype_text": chosen.indices % NUM_GROUPS,
         "stratum": [None] * BUDGET,

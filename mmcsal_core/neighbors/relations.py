@@ -5,8 +5,8 @@ that d^2(i, j) is the mean of |z_i^a - z_j^b|^2 and |z_i^b - z_j^a|^2. There d(i
 """
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -50,7 +50,7 @@ def _cross(a: str, b: str, embeddings: Mapping[str, Vectors], config: KernelConf
     half = np.float32(np.sqrt(0.5))
     queries = np.hstack([embeddings[a], embeddings[b]]) * half
     pool = np.hstack([embeddings[b], embeddings[a]]) * half
-    return Relation(f"{a}~{b}", queries, pool, config.crossmodal_weight)
+    return Relation(_name_cross(a, b), queries, pool, config.crossmodal_weight)
 
 
 def list_backbone_relations(spaces: Mapping[str, Vectors], config: KernelConfig) -> list[Relation]:
@@ -63,6 +63,24 @@ def list_backbone_relations(spaces: Mapping[str, Vectors], config: KernelConfig)
     if config.backbone_weight == 0:
         return []
     return [Relation(backbone_space(name), x, x, config.backbone_weight) for name, x in spaces.items()]
+
+
+def weigh_relations(relations: Sequence[Relation], weights: Mapping[str, float]) -> list[Relation]:
+    """Multiply each relation's weight by the mean weight of its modalities; no weights change nothing.
+
+    Args:
+        relations: of the shared space or of the backbones' own.
+        weights: by modality, of all modalities, or empty.
+    """
+    if not weights:
+        return list(relations)
+    shares = {backbone_space(name): weight for name, weight in weights.items()} | dict(weights)
+    shares |= {_name_cross(a, b): (weights[a] + weights[b]) / 2 for a, b in itertools.permutations(weights, 2)}
+    return [replace(relation, weight=relation.weight * shares[relation.name]) for relation in relations]
+
+
+def _name_cross(a: str, b: str) -> str:
+    return f"{a}~{b}"
 
 
 def measure_bandwidth(relation: Relation, neighbor: int, seed: int) -> float:

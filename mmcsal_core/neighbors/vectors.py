@@ -12,6 +12,12 @@ Vectors: TypeAlias = npt.NDArray[np.float32]
 Floats: TypeAlias = npt.NDArray[np.float64]
 Rows: TypeAlias = npt.NDArray[np.int64]
 
+BLOCK_ROWS = 4096
+"""Rows that are checked and scaled together."""
+
+MAX_UNIT_ERROR = 1e-6
+"""Lengths this near to one are one: float32 cannot come much nearer."""
+
 
 def iter_blocks(num_rows: int, block_rows: int) -> Iterator[slice]:
     """Yield slices that cover `num_rows` rows in order."""
@@ -36,14 +42,17 @@ def check_matrices(matrices: Mapping[str, npt.NDArray[np.floating]], kind: str) 
             "stack one row a pair"
         )
     for name, matrix in matrices.items():
-        _refuse_rows(~np.isfinite(matrix).all(axis=1), f"NaN or infinity in the {name} {kind}")
+        blocks = [np.isfinite(matrix[block]).all(axis=1) for block in iter_blocks(len(matrix), BLOCK_ROWS)]
+        _refuse_rows(~np.concatenate(blocks), f"NaN or infinity in the {name} {kind}")
 
 
 def scale_to_unit(matrices: Mapping[str, npt.NDArray[np.floating]]) -> dict[str, Vectors]:
-    """Scale every row to length one.
+    """Scale every row to length one; a row that has it already, up to rounding, keeps its bits.
+
+    A matrix of which every row keeps its bits is returned itself, without a copy, where it is float32.
 
     Args:
-        matrices: (N, dim) by modality.
+        matrices: (N, dim) by modality; never changed.
 
     Returns:
         (N, dim) float32 by modality.
@@ -52,11 +61,21 @@ def scale_to_unit(matrices: Mapping[str, npt.NDArray[np.floating]]) -> dict[str,
         DataError: a row is NaN, infinite or zero; the message names the modality and the row.
     """
     check_matrices(matrices, "embedding")
-    units = {}
-    for name, matrix in matrices.items():
-        norms = np.linalg.norm(matrix.astype(np.float64), axis=1)
-        _refuse_rows(norms == 0, f"a zero {name} embedding")
-        units[name] = np.ascontiguousarray(matrix / norms[:, None], dtype=np.float32)
+    return {name: _scale_rows(matrix, name) for name, matrix in matrices.items()}
+
+
+def _scale_rows(matrix: npt.NDArray[np.floating], name: str) -> Vectors:
+    norms = np.empty(len(matrix))
+    for block in iter_blocks(len(matrix), BLOCK_ROWS):
+        rows = matrix[block].astype(np.float64)
+        norms[block] = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+    _refuse_rows(norms == 0, f"a zero {name} embedding")
+    norms[np.abs(norms - 1) <= MAX_UNIT_ERROR] = 1.0
+    if matrix.dtype == np.float32 and matrix.flags.c_contiguous and (norms == 1).all():
+        return matrix
+    units: Vectors = np.empty(matrix.shape, dtype=np.float32)
+    for block in iter_blocks(len(matrix), BLOCK_ROWS):
+        units[block] = matrix[block] / norms[block, None]
     return units
 
 

@@ -1,12 +1,14 @@
 """What a pick stands for: the pool pairs nearest to it, and how far the farthest of them is.
 
-Nearest is decided by one blocked matrix product; the distances that are published are computed again from differences,
-since 2 - 2 cos loses half of float32's digits near 0.
+Nearest is decided as the k-center engine decides it. Published distances are computed from differences, since 2 - 2 cos
+loses half of float32's digits near 0.
 """
 
 import numpy as np
 
 from mmcsal_core.neighbors.vectors import Floats, Rows, Vectors, iter_blocks
+from mmcsal_core.selection.engine.eligibility import NO_ROWS
+from mmcsal_core.selection.engine.engines import LocalEngine
 
 BLOCK_ROWS = 4096
 NO_EARLIER = -1
@@ -22,11 +24,9 @@ def find_nearest_pick(joint: Vectors, picks: Rows) -> Rows:
     Returns:
         (N,) int64.
     """
-    centers = np.ascontiguousarray(joint[picks])
-    nearest = np.empty(len(joint), dtype=np.int64)
-    for block in iter_blocks(len(joint), BLOCK_ROWS):
-        nearest[block] = (joint[block] @ centers.T).argmax(axis=1)
-    return nearest
+    shards = LocalEngine().open_k_center(joint, NO_ROWS, None)
+    shards.apply(joint[picks], NO_ROWS)
+    return np.concatenate([ranks for ranks, _ in shards.gather("read_nearest")]).astype(np.int64)
 
 
 def assign_cells(joint: Vectors, picks: Rows) -> Rows:

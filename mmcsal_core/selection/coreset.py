@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from mmcsal_core.selection.cells import assign_cells, measure_distances, measure
 from mmcsal_core.selection.config import SelectionConfig
 from mmcsal_core.selection.engine.eligibility import Constraints
 from mmcsal_core.selection.engine.engines import Engine, LocalEngine
-from mmcsal_core.selection.engine.lazy_blocks import Round
+from mmcsal_core.selection.engine.lazy_blocks import Limits, Round
 from mmcsal_core.selection.engine.pick_log import NoPickLog, PickLog
 from mmcsal_core.selection.pool import Pool
 
@@ -32,6 +32,13 @@ class Picks:
     phases: tuple[str, ...]
     terms: Floats
     cells: Rows | None = None
+
+    def until(self, limits: Limits) -> "Picks":
+        """Return these picks up to the first whose gain is below the minimum."""
+        rows, terms = self.indices.tolist(), self.terms.tolist()
+        small = (rank for rank in range(len(rows)) if limits.is_small(rows[rank], tuple(terms[rank])))
+        end = next(small, len(rows))
+        return Picks(self.indices[:end], self.phases[:end], self.terms[:end])
 
     def followed_by(self, later: "Picks") -> "Picks":
         """Return these picks and then `later`."""
@@ -76,8 +83,25 @@ class Request:
     engine: Engine = field(default_factory=LocalEngine)
     log: PickLog = field(default_factory=NoPickLog)
 
+    @property
+    def least_gain(self) -> float:
+        """The least gain, by cost where there are costs, that is worth a pick: always above 0."""
+        return max(self.config.min_gain or 0.0, float(np.finfo(np.float64).tiny))
+
 
 Selector: TypeAlias = Callable[[Pool, Request], Picks]
+
+
+EndedBy: TypeAlias = Literal["budget", "min_gain", "exhausted", "constraints"]
+"""The budget; a gain too small; no pick gains anything; nothing more may be picked under the constraints."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why there are no more picks, and the rank from which none gains anything, if any."""
+
+    ended_by: EndedBy
+    exhausted_at: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +117,8 @@ class Coreset:
         alignment_terms: (B,) part of the gain from trust in the pair.
         weights: (B,) int64, pool pairs nearest to each pick, itself included; they sum to the pool.
         covering_radius: distance from a pool pair to its nearest pick or labelled pair, at most.
+        ended_by: why there are no more picks.
+        exhausted_at: rank from which no pick gains anything; None where every pick does, or the strategy has no gains.
     """
 
     indices: Rows
@@ -103,15 +129,18 @@ class Coreset:
     alignment_terms: npt.NDArray[np.float64]
     weights: Rows
     covering_radius: float
+    ended_by: EndedBy = "budget"
+    exhausted_at: int | None = None
 
 
-def describe_picks(pool: Pool, picks: Picks, labelled: Rows) -> Coreset:
+def describe_picks(pool: Pool, picks: Picks, labelled: Rows, ending: Ending) -> Coreset:
     """Add to a strategy's picks what they stand for.
 
     Args:
         pool: the picks' pool.
         picks: of any strategy.
         labelled: (L,) rows that were labelled before; they count for the radius, not for the weights.
+        ending: why there are no more picks.
     """
     cells = assign_cells(pool.joint, picks.indices) if picks.cells is None else picks.cells
     if len(labelled):
@@ -128,4 +157,6 @@ def describe_picks(pool: Pool, picks: Picks, labelled: Rows) -> Coreset:
         alignment_terms=alignment,
         weights=np.bincount(cells, minlength=len(picks.indices)).astype(np.int64),
         covering_radius=radius,
+        ended_by=ending.ended_by,
+        exhausted_at=ending.exhausted_at,
     )

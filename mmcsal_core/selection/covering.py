@@ -5,23 +5,25 @@ from scipy import sparse
 
 from mmcsal_core.neighbors.vectors import Rows
 from mmcsal_core.selection.coreset import Picks, Request, collect_picks, collect_rounds
-from mmcsal_core.selection.engine.cover import Cover
+from mmcsal_core.selection.engine.cover import Cover, Whole
 from mmcsal_core.selection.engine.eligibility import Eligibility
 from mmcsal_core.selection.engine.lazy_blocks import Limits, Search, Shards, count_start, pick_greedily
 
 
-def cover_greedily(kernel: sparse.csr_array, request: Request, phase: str) -> Picks:
+def cover_greedily(kernel: sparse.csr_array, request: Request, phase: str, floor: Whole | None = None) -> Picks:
     """Pick the row that raises the mean best kernel value most, again and again; ties go to the lowest row.
 
     Args:
         kernel: (N, N) int32 multiples of 2^-30, symmetric.
         request: what is asked; its repulsion and trust do not count.
         phase: name given to the picks.
+        floor: (N,) from `find_horizon`, where the kernel is held on neighbours.
     """
     eligibility = request.constraints.begin(kernel.shape[0], request.labelled)
-    objective = Cover(np.ones(kernel.shape[0]), 0.0, request.constraints.costs)
+    objective = Cover(np.ones(kernel.shape[0]), 0.0, request.constraints.costs, floor)
     shards = request.engine.open_cover(kernel, objective, eligibility.list_closed())
-    return search_cover(objective, shards, eligibility, request, Limits(request.budget), phase)
+    limits = Limits(request.budget, request.least_gain, costs=request.constraints.costs)
+    return search_cover(objective, shards, eligibility, request, limits, phase)
 
 
 def search_cover(
@@ -46,7 +48,7 @@ def rank_again(shards: Shards, objective: Cover, rows: Rows, labelled: Rows) -> 
     Returns:
         B picks of phase `coverage`.
     """
-    fresh = Cover(objective.trust, objective.lambda_div, objective.costs)
+    fresh = Cover(objective.trust, objective.lambda_div, objective.costs, objective.floor)
     rows = np.sort(rows)
     hot = fresh.open_fresh_hot_set(rows, shards.fetch(rows).edges, labelled, shards.fetch(labelled).edges)
     picked, terms = [], []

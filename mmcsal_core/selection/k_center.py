@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from mmcsal_core.neighbors.vectors import Rows
+from mmcsal_core.selection.constraints.demands import is_distance_the_gain
 from mmcsal_core.selection.coreset import Picks, Request, collect_picks, collect_rounds
 from mmcsal_core.selection.engine.eligibility import NO_ROWS, Eligibility
 from mmcsal_core.selection.engine.k_center import KCenter
@@ -21,16 +22,27 @@ MAX_DISTANCE = 2.0
 
 
 def select_k_center(pool: Pool, request: Request) -> Picks:
-    """Pick by k-center from the open row nearest the pool's mean, or from the labelled rows where there are any."""
+    """Pick by k-center from the open row nearest the pool's mean, or from the labelled rows where there are any.
+
+    Of rows with costs the start is one of the cheapest, since before the first pick all are equally far. A gain is a
+    distance, so a minimum distance is a minimum gain.
+    """
     eligibility = request.constraints.begin(pool.num_pairs, request.labelled)
+    is_distance = is_distance_the_gain(request.config, request.constraints.costs)
+    min_gain = (request.config.min_distance or 0.0) if is_distance else 0.0
     if len(request.labelled):
-        limits = Limits(request.budget)
+        limits = Limits(request.budget, min_gain)
         return replace(continue_k_center(pool, request.labelled, eligibility, request, limits, "k_center"), cells=None)
-    closeness = np.where(eligibility.is_open, pool.joint @ pool.joint.mean(axis=0), -np.inf)
-    start = int(closeness.argmax())
+    is_first = eligibility.is_open
+    if request.constraints.costs is not None:
+        cheapest = request.constraints.costs[is_first].min(initial=np.inf)
+        is_first = is_first & (request.constraints.costs == cheapest)
+    if not is_first.any():
+        return collect_picks([], "k_center", [])
+    start = int(np.where(is_first, pool.joint @ pool.joint.mean(axis=0), -np.inf).argmax())
     eligibility.take(start)
     first = collect_picks([start], "k_center", [(0.0, MAX_DISTANCE, 0.0)])
-    limits = Limits(request.budget - 1)
+    limits = Limits(request.budget - 1, min_gain)
     rest = continue_k_center(pool, first.indices, eligibility, request, limits, "k_center")
     return replace(first.followed_by(rest), cells=rest.cells)
 
@@ -60,9 +72,11 @@ def continue_k_center(
         first ranks, and each center and pick stands for itself.
     """
     costs, log = request.constraints.costs, request.log
+    limits = replace(limits, min_gain=max(limits.min_gain, request.least_gain), costs=costs)
+    squared_costs = None if costs is None else costs**2  # the engine's values are squared distances
     closed = np.union1d(eligibility.list_closed(), left_out)
-    shards = request.engine.open_k_center(pool.joint, closed, costs)
-    search = Search(KCenter(costs), shards, eligibility, lambda done: log.append(phase, done), log.read(phase))
+    shards = request.engine.open_k_center(pool.joint, closed, squared_costs)
+    search = Search(KCenter(squared_costs), shards, eligibility, lambda done: log.append(phase, done), log.read(phase))
     count_start(search, centers)
     picks = collect_rounds(pick_greedily(search, limits), phase)
     cells = np.concatenate([ranks for ranks, _ in shards.gather("read_nearest")]).astype(np.int64)

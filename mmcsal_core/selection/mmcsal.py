@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from mmcsal_core.neighbors.vectors import Floats, Rows
+from mmcsal_core.neighbors.vectors import Rows
 from mmcsal_core.selection.coreset import Picks, Request
 from mmcsal_core.selection.covering import rank_again, search_cover
 from mmcsal_core.selection.engine.cover import UNIT, Cover
-from mmcsal_core.selection.engine.lazy_blocks import Limits
+from mmcsal_core.selection.engine.lazy_blocks import Limits, Shards
 from mmcsal_core.selection.k_center import continue_k_center
 from mmcsal_core.selection.pair_graph import PairGraph, build_pair_graph
 from mmcsal_core.selection.pool import Pool
@@ -24,11 +24,12 @@ from mmcsal_core.selection.refine import Swaps
 def select_mmcsal(pool: Pool, request: Request) -> Picks:
     """Pick by coverage with repulsion and trust, refine the picks, and fill up by k-center.
 
-    With `refine: none` the picks are those of strict greedy, so any prefix is the answer for a smaller budget.
+    With `refine: none` the picks are those of strict greedy, so any prefix is the answer for a smaller budget. With a
+    minimum gain coverage goes on until it is reached and ends the selection, since distances are other numbers.
     """
     graph = build_pair_graph(pool, request.config, request.seed)
     covering = cover_graph(graph, request)
-    if len(covering.indices) == request.budget:
+    if len(covering.indices) == request.budget or request.config.min_gain is not None:
         return covering
     return covering.followed_by(_spread(pool, graph, covering.indices, request))
 
@@ -41,22 +42,30 @@ def cover_graph(graph: PairGraph, request: Request) -> Picks:
     """
     config, num_rows = request.config, len(graph.suspicion)
     trust = 1.0 - config.lambda_align * graph.suspicion
-    objective = Cover(trust, config.lambda_div, request.constraints.costs)
+    objective = Cover(trust, config.lambda_div, request.constraints.costs, graph.floor)
     eligibility = request.constraints.begin(num_rows, request.labelled)
     shards = request.engine.open_cover(graph.kernel, objective, eligibility.list_closed())
-    limits = Limits(request.budget, min_rise=_find_threshold(graph, trust, config.diversity_threshold))
+    limits = _limit_coverage(shards, objective, request)
     picks = search_cover(objective, shards, eligibility, request, limits, "coverage")
-    if config.refine == "none" or len(picks.indices) == 0:
+    if config.refine == "none" or len(picks.indices) == 0 or not request.constraints.may_exchange:
         return picks
     is_open = request.constraints.begin(num_rows, request.labelled).is_open
-    swaps = Swaps(shards, trust, request.labelled, is_open)
-    return rank_again(shards, objective, swaps.move(picks.indices, config.max_refine_rounds), request.labelled)
+    swaps = Swaps(shards, trust, request.labelled, graph.floor, is_open, request.constraints)
+    ranked = rank_again(shards, objective, swaps.move(picks.indices, config.max_refine_rounds), request.labelled)
+    return ranked.until(limits)
 
 
-def _find_threshold(graph: PairGraph, trust: Floats, share: float) -> float:
-    """Return the rise of F under which coverage gives way to diversity."""
-    first = float((graph.kernel.sum(axis=1, dtype=np.int64) * trust).max()) / UNIT / len(trust)
-    return share * first if share > 0 else -np.inf
+def _limit_coverage(shards: Shards, objective: Cover, request: Request) -> Limits:
+    """End coverage at the minimum gain where there is one, else where the rise of F is a trifle of the first."""
+    config, costs = request.config, objective.costs
+    can_end = config.min_gain is not None or config.lambda_div == 0
+    min_gain = request.least_gain if can_end else -np.inf
+    share = 0.0 if config.min_gain is not None else config.diversity_threshold
+    if share == 0:
+        return Limits(request.budget, min_gain, costs=costs)
+    rises = np.concatenate(shards.gather("read_values")) / (UNIT * len(objective.trust))
+    first = float((rises if costs is None else rises / costs).max())
+    return Limits(request.budget, min_gain, share * first, costs)
 
 
 def _spread(pool: Pool, graph: PairGraph, picks: Rows, request: Request) -> Picks:

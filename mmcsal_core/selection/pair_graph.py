@@ -13,12 +13,13 @@ from scipy import sparse
 from mmcsal_core.neighbors.backbone_space import reduce_features
 from mmcsal_core.neighbors.graph import build_graph
 from mmcsal_core.neighbors.index import find_rows
-from mmcsal_core.neighbors.relations import Relation, list_backbone_relations, list_shared_relations
+from mmcsal_core.neighbors.relations import Relation, list_backbone_relations, list_shared_relations, weigh_relations
 from mmcsal_core.neighbors.suspicion import measure_alignment, measure_consistency, score_suspicion
 from mmcsal_core.neighbors.vectors import Floats, Rows, Vectors
 from mmcsal_core.schema import relation_name
 from mmcsal_core.selection.config import SelectionConfig
-from mmcsal_core.selection.engine.cover import round_graph
+from mmcsal_core.selection.engine.cover import Whole, round_graph
+from mmcsal_core.selection.horizon import find_horizon
 from mmcsal_core.selection.pool import Pool
 
 
@@ -29,10 +30,12 @@ class PairGraph:
     Args:
         kernel: (N, N) int32 multiples of 2^-30, sparse, symmetric, the diagonal stored.
         suspicion: (N,) in [0, 1].
+        floor: (N,) int32, the kernel value beyond which a row's neighbours are not known.
     """
 
     kernel: sparse.csr_array
     suspicion: Floats
+    floor: Whole
 
 
 def build_pair_graph(pool: Pool, config: SelectionConfig, seed: int) -> PairGraph:
@@ -44,13 +47,15 @@ def build_pair_graph(pool: Pool, config: SelectionConfig, seed: int) -> PairGrap
         seed: of the sample of rows behind the bandwidths.
     """
     backbones = list_backbone_relations(find_backbone_spaces(pool, config), config.kernel)
-    relations = list_shared_relations(pool.embeddings, config.kernel) + backbones
+    relations = weigh_relations(list_shared_relations(pool.embeddings, config.kernel) + backbones, pool.weights)
     neighbors = find_neighbors(pool, backbones, config)
     kernel = build_graph(relations, neighbors.values(), config.kernel, seed)
     witnesses = [relation.name for relation in backbones] if len(backbones) > 1 else list(pool.embeddings)
     consistency = measure_consistency([neighbors[relation_name(name, name)] for name in witnesses])
     suspicion = score_suspicion(measure_alignment(pool.embeddings), consistency, config.suspicious_fraction)
-    return PairGraph(round_graph(kernel), suspicion)
+    whole = round_graph(kernel)
+    num_neighbors = max(rows.shape[1] for rows in neighbors.values())
+    return PairGraph(whole, suspicion, find_horizon(whole, num_neighbors))
 
 
 def find_backbone_spaces(pool: Pool, config: SelectionConfig) -> dict[str, Vectors]:

@@ -1,17 +1,18 @@
 """The pool that a strategy chooses from: checked unit vectors, optional backbone features, optional stored neighbours.
 
 Rows are in the order of pair_id, so that "lowest row" breaks ties as "lowest pair_id" would. The distance between two
-pairs is the root mean square over modalities of the distance between unit vectors: the distance of `joint`.
+pairs is the root mean square over modalities, weighted where weights are given, of the distance between unit vectors:
+the distance of `joint`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from mmcsal_core.errors import DataError
+from mmcsal_core.errors import ConfigError, DataError
 from mmcsal_core.neighbors.vectors import Rows, Vectors, check_matrices, scale_to_unit
 
 
@@ -25,12 +26,14 @@ class Pool:
         neighbors: (N, K) rows by relation name, e.g. `image->text`, where they are stored; None to search when needed.
         spaces: (N, dim_m) float32 of unit length by modality, the backbones' own spaces where they are stored; None to
             make them from the features when needed.
+        weights: above 0, mean 1, by modality, of what a modality counts; empty where all count the same.
     """
 
     embeddings: Mapping[str, Vectors]
     features: Mapping[str, npt.NDArray[np.floating]]
     neighbors: Mapping[str, Rows] | None = None
     spaces: Mapping[str, Vectors] | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def num_pairs(self) -> int:
@@ -39,9 +42,16 @@ class Pool:
 
     @cached_property
     def joint(self) -> Vectors:
-        """All modalities side by side, (N, sum of dims) float32 of unit length."""
-        side_by_side: Vectors = np.hstack(list(self.embeddings.values())) * np.float32(len(self.embeddings) ** -0.5)
-        return side_by_side
+        """All modalities side by side, (N, sum of dims) float32 of unit length; a single modality is not copied."""
+        if len(self.embeddings) == 1:
+            return next(iter(self.embeddings.values()))
+        weights = [self.weights.get(name, 1.0) for name in self.embeddings]
+        shares = [np.float32((sum(weights) / weight) ** -0.5) for weight in weights]
+        joint: Vectors = np.empty((self.num_pairs, sum(x.shape[1] for x in self.embeddings.values())), np.float32)
+        stops = np.cumsum([x.shape[1] for x in self.embeddings.values()])
+        for x, share, stop in zip(self.embeddings.values(), shares, stops, strict=True):
+            np.multiply(x, share, out=joint[:, stop - x.shape[1] : stop])
+        return joint
 
 
 def make_pool(
@@ -49,6 +59,7 @@ def make_pool(
     features: Mapping[str, npt.NDArray[np.floating]] | None = None,
     neighbors: Mapping[str, Rows] | None = None,
     spaces: Mapping[str, Vectors] | None = None,
+    weights: Mapping[str, float] | None = None,
 ) -> Pool:
     """Check the vectors and scale the embeddings to unit length.
 
@@ -57,16 +68,42 @@ def make_pool(
         features: (N, dim_m) by modality, the backbones' own spaces.
         neighbors: (N, K) rows by relation name, -1 where there is none.
         spaces: (N, dim_m) by modality, from `reduce_features`.
+        weights: of what a modality counts, by modality; 1 where none is given, and 0 leaves the modality out.
 
     Raises:
+        ConfigError: a weight is below 0 or of no modality, or all are 0.
         DataError: no modality, unequal lengths, or a row that is NaN, infinite or zero; the message names the row.
     """
     if not embeddings:
         raise DataError("a pool needs embeddings of at least one modality, got none; pass e.g. {'image': array}")
     units, given = scale_to_unit(embeddings), dict(features or {})
     check_matrices(given, "feature")
-    pool = Pool(units, given, neighbors, spaces)
+    pool = _weigh_modalities(Pool(units, given, neighbors, spaces), weights or {})
     lengths = {len(x) for x in given.values()} - {pool.num_pairs}
     if lengths:
         raise DataError(f"features and embeddings must be of the same pairs, got {lengths} and {pool.num_pairs} rows")
     return pool
+
+
+def _weigh_modalities(pool: Pool, weights: Mapping[str, float]) -> Pool:
+    if not weights:
+        return pool
+    given = {name: weights.get(name, 1.0) for name in pool.embeddings}
+    unknown, total = sorted(set(weights) - set(given)), sum(given.values())
+    if unknown or min(given.values()) < 0 or total == 0:
+        raise ConfigError(
+            f"modality_weights are 0 or more for each of {', '.join(given)}, and one is above 0, got {dict(weights)}; "
+            "correct them"
+        )
+    kept = {name: weight for name, weight in given.items() if weight > 0}
+
+    def keep(matrices: Mapping[str, npt.NDArray[np.floating]]) -> dict[str, npt.NDArray[np.floating]]:
+        return {name: x for name, x in matrices.items() if name in kept}
+
+    return Pool(
+        keep(pool.embeddings),
+        keep(pool.features),
+        pool.neighbors,
+        None if pool.spaces is None else keep(pool.spaces),
+        {name: weight * len(kept) / total for name, weight in kept.items()},
+    )

@@ -5,14 +5,15 @@ cell, and cells are disjoint, so all swaps of a round are made at once and F nev
 candidates was not chosen: it costs a factor of B more for little.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
 from mmcsal_core.neighbors.vectors import Floats, Rows
-from mmcsal_core.selection.engine.cover import Sums, scale_by_trust
+from mmcsal_core.selection.engine.cover import Sums, Whole, scale_by_trust
+from mmcsal_core.selection.engine.eligibility import Constraints
 from mmcsal_core.selection.engine.lazy_blocks import Shards
 
 NO_CELL = -1
@@ -26,13 +27,17 @@ class Swaps:
         shards: of a kernel; only their edges are used.
         trust: (N,) in [0, 1].
         fixed: (L,) rows that count as picked and may not move.
+        floor: (N,) int32, how well rows count as covered without any pick.
         is_open: (N,) where a pick may move to.
+        constraints: kinds and prices that a move must respect.
     """
 
     shards: Shards
     trust: Floats
     fixed: Rows
+    floor: Whole
     is_open: npt.NDArray[np.bool_]
+    constraints: Constraints = field(default_factory=Constraints)
 
     def move(self, picks: Rows, max_rounds: int) -> Rows:
         """Move picks within their cells until F stops rising; F of the result is at least F of `picks`.
@@ -46,32 +51,46 @@ class Swaps:
         """
         for _ in range(max_rounds):
             centers = np.concatenate([picks, self.fixed])
-            cells = find_cells(self.shards.fetch(centers).edges, self.trust[centers], centers)
+            cells = find_cells(self.shards.fetch(centers).edges, self.trust[centers], centers, self.floor)
             scores = np.concatenate(self.shards.gather("sum_inside", cells))
-            moved = _choose_medoids(np.where(self.is_open, scores, -1), cells, picks)
+            moved = _choose_medoids(np.where(self._may_replace(cells, picks), scores, -1), cells, picks)
             if np.array_equal(moved, picks):
                 break
             picks = moved
         return picks
 
+    def _may_replace(self, cells: Rows, picks: Rows) -> npt.NDArray[np.bool_]:
+        """Say which rows the pick of their cell may move to."""
+        kinds, prices = self.constraints.kinds, self.constraints.prices
+        own = picks[np.clip(cells, 0, len(picks) - 1)]
+        may_replace = self.is_open
+        if kinds is not None:
+            may_replace = may_replace & (kinds == kinds[own])
+        if prices is not None:
+            may_replace = may_replace & (prices <= prices[own])
+        return may_replace
 
-def find_cells(edges: sparse.csr_array, trust: Floats, picks: Rows) -> Rows:
+
+def find_cells(edges: sparse.csr_array, trust: Floats, picks: Rows, floor: Whole) -> Rows:
     """Return the rank of the pick that covers each row best, ties to the lowest rank; a pick is in its own cell.
 
     Args:
         edges: (B, N) int32, the picks' rows of the kernel.
         trust: (B,) in [0, 1], in the picks.
         picks: (B,) distinct rows.
+        floor: (N,) int32.
 
     Returns:
-        (N,) int64, `NO_CELL` where no pick is a neighbour.
+        (N,) int64, `NO_CELL` where no pick covers the row above its floor.
     """
     ranks = np.repeat(np.arange(len(picks)), np.diff(edges.indptr))
     values = scale_by_trust(edges.data, trust[ranks])
-    order = np.lexsort((ranks, -values, edges.indices))
-    first = order[_starts_group(edges.indices[order])]
+    is_above = values > floor[edges.indices]
+    ranks, values, rows = ranks[is_above], values[is_above], edges.indices[is_above]
+    order = np.lexsort((ranks, -values, rows))
+    first = order[_starts_group(rows[order])]
     cells = np.full(edges.shape[1], NO_CELL, dtype=np.int64)
-    cells[edges.indices[first]] = ranks[first]
+    cells[rows[first]] = ranks[first]
     cells[picks] = np.arange(len(picks))
     return cells
 

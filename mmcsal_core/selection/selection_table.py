@@ -11,7 +11,8 @@ from mmcsal_core.artifacts import Artifact
 from mmcsal_core.errors import ConfigError, DataError
 from mmcsal_core.neighbors.sorted_tables import locate_ids, read_schema
 from mmcsal_core.schema import (
-    ALIGNMENT,
+    COST_COLUMN,
+    NEAR_DUPLICATE_COUNT,
     PAIR_ID,
     SCHEMA_VERSION,
     SOURCE_ROW,
@@ -33,10 +34,13 @@ class RunOrigin:
     seed: int
     encoder_sha256: str
     config_sha256: str
+    cost_column: str | None = None
+    """The column that gains were divided by before they were compared, if any."""
 
     def describe(self) -> dict[str, str]:
         """Return the schema metadata."""
-        return {
+        divided = {} if self.cost_column is None else {COST_COLUMN: self.cost_column}
+        return divided | {
             "run_id": self.run_id,
             "seed": str(self.seed),
             "encoder_sha256": self.encoder_sha256,
@@ -46,30 +50,35 @@ class RunOrigin:
         }
 
 
+def list_carried(pairs: Artifact, modalities: Sequence[str]) -> list[str]:
+    """Name the columns that a selection carries over from pairs/: all but ids and stored bytes."""
+    left_behind = {PAIR_ID, SOURCE_ROW, *map(bytes_column, modalities)}
+    return [name for name in read_schema(pairs).names if name not in left_behind]
+
+
 def read_carried(pairs: Artifact, ids: pa.ChunkedArray, modalities: Sequence[str]) -> pa.Table:
     """Read what a selection carries over from pairs/: references, inline text and metadata, unchanged.
 
     Args:
         pairs: finished.
-        ids: the picks' pair ids.
+        ids: pair ids, e.g. those of the picks.
         modalities: whose stored bytes are left behind.
 
     Returns:
-        One row a pick, in the order of `ids`, without pair_id.
+        One row an id, in the order of `ids`, without pair_id.
 
     Raises:
-        ArtifactError: a pick is not in pairs/.
+        ArtifactError: an id is not in pairs/.
         DataError: a metadata column is named like a column of the selection.
     """
-    left_behind = {PAIR_ID, SOURCE_ROW, *map(bytes_column, modalities)}
-    carried = [field for field in read_schema(pairs) if field.name not in left_behind]
-    taken = set(selection_schema(modalities, []).names) & {field.name for field in carried}
+    carried = list_carried(pairs, modalities)
+    taken = set(selection_schema(modalities, []).names) & set(carried)
     if taken:
         raise DataError(
             f"a metadata column may not be named like a column of the selection, got {', '.join(sorted(taken))}; "
             "rename the column in the source"
         )
-    table = pairs.read_table([PAIR_ID, *(field.name for field in carried)])
+    table = pairs.read_table([PAIR_ID, *carried])
     return table.take(pa.array(locate_ids(ids, table[PAIR_ID], pairs))).drop_columns([PAIR_ID]).combine_chunks()
 
 
@@ -90,6 +99,7 @@ def tabulate_selection(
     """
     facts = stored.facts.take(pa.array(coreset.indices))
     columns = {
+        NEAR_DUPLICATE_COUNT: pa.nulls(len(coreset.indices), pa.int64()),
         **_describe_ranking(coreset),
         **_find_nearest_selected(stored, coreset, facts[PAIR_ID]),
         **{name: facts[name] for name in facts.column_names},
@@ -97,9 +107,8 @@ def tabulate_selection(
         "stratum": _read_stratum(carried, stratum_column),
         "run_id": pa.array([origin.run_id] * len(coreset.indices)),
     }
-    modalities = [
-        name.removeprefix(prototype_column("")) for name in facts.column_names if name not in (PAIR_ID, ALIGNMENT)
-    ]
+    prefix = prototype_column("")
+    modalities = [name.removeprefix(prefix) for name in facts.column_names if name.startswith(prefix)]
     schema = selection_schema(modalities, list(carried.schema)).with_metadata(origin.describe())
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 

@@ -1,9 +1,10 @@
 """Read a pool from the artifacts of a run, in the order of pair_id, using the stored neighbours again."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from mmcsal_core.artifacts import Artifact
@@ -23,7 +24,11 @@ from mmcsal_core.schema import (
 )
 from mmcsal_core.selection.config import SelectionConfig
 from mmcsal_core.selection.pool import Pool, make_pool
+from mmcsal_core.selection.space import FEATURES
 from mmcsal_core.vector_columns import stack_vectors
+
+MIN_BATCH_EDGES = 1_000_000
+"""Stored edges whose ids are looked up together, at least, where there are so many."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,34 @@ class StoredPool:
     pool: Pool
     facts: pa.Table
 
+    def restrict(self, rows: Rows) -> "StoredPool":
+        """Return some of the pairs.
+
+        Stored edges to pairs outside are dropped. Where fewer than half of the edges remain on average, none is used,
+        and the strategy searches again among these pairs.
+
+        Args:
+            rows: (n,) distinct, rising.
+        """
+        pool = self.pool
+
+        def take(matrices: Mapping[str, npt.NDArray[np.floating]]) -> dict[str, npt.NDArray[np.floating]]:
+            return {name: x[rows] for name, x in matrices.items()}
+
+        kept = replace(
+            pool,
+            embeddings=take(pool.embeddings),
+            features=take(pool.features),
+            neighbors=None if pool.neighbors is None else restrict_neighbors(pool.neighbors, rows),
+            spaces=None if pool.spaces is None else take(pool.spaces),
+        )
+        return StoredPool(kept, self.facts.take(pa.array(rows)))
+
 
 def read_pool(inputs: PoolArtifacts, modalities: Sequence[str], config: SelectionConfig) -> StoredPool:
     """Read what the configured strategy needs: all the embeddings, `mmcsal` the backbones' spaces and neighbours too.
+
+    The backbones' spaces are read as well where the configured space is made of them.
 
     Raises:
         ArtifactError: an artifact is missing or lacks a pair that another one has.
@@ -61,10 +91,51 @@ def read_pool(inputs: PoolArtifacts, modalities: Sequence[str], config: Selectio
     table = read_sorted(inputs.embeddings, [ALIGNMENT, *map(prototype_column, modalities), *vectors])
     embeddings = {name: stack_vectors(table, embedding_column(name)) for name in modalities}
     facts, ids = table.drop_columns(vectors), table[PAIR_ID]
-    if config.strategy != "mmcsal":
-        return StoredPool(make_pool(embeddings), facts)
-    spaces = read_backbone_spaces(inputs.indexes) if config.kernel.backbone_weight > 0 else {}
-    return StoredPool(make_pool(embeddings, {}, read_neighbors(inputs.neighbors, ids), spaces), facts)
+    is_kernel = config.strategy == "mmcsal"
+    needs_spaces = config.space == FEATURES or (is_kernel and config.kernel.backbone_weight > 0)
+    spaces = read_backbone_spaces(inputs.indexes) if needs_spaces else {}
+    if not is_kernel:
+        return StoredPool(make_pool(embeddings, spaces=spaces, weights=config.modality_weights), facts)
+    neighbors = read_neighbors(inputs.neighbors, ids)
+    return StoredPool(make_pool(embeddings, {}, neighbors, spaces, config.modality_weights), facts)
+
+
+def restrict_neighbors(neighbors: Mapping[str, Rows], rows: Rows) -> dict[str, Rows] | None:
+    """Return the edges among some rows, by their new numbers; None where it is better to search again.
+
+    That is where fewer than half of the edges remain, and where the rows are so few that all could be neighbours.
+
+    Args:
+        neighbors: (N, K) rows by relation name, `NO_NEIGHBOR` where there is none.
+        rows: (n,) distinct, rising.
+
+    Returns:
+        (n, K) by relation name, `NO_NEIGHBOR` in the place of what was dropped.
+    """
+    lists: dict[str, Rows] = {}
+    if len(rows) - 1 <= max((found.shape[1] for found in neighbors.values()), default=0):
+        return None
+    num_before = num_after = 0
+    for name, found in neighbors.items():
+        numbers = np.full(len(found) + 1, NO_NEIGHBOR, dtype=np.int64)  # the last stands for NO_NEIGHBOR
+        numbers[rows] = np.arange(len(rows))
+        before = found[rows]
+        lists[name] = numbers[before]
+        num_before += int(np.count_nonzero(before != NO_NEIGHBOR))
+        num_after += int(np.count_nonzero(lists[name] != NO_NEIGHBOR))
+    return lists if 2 * num_after >= num_before else None
+
+
+def _join_tables(tables: Iterable[pa.Table], min_rows: int) -> Iterator[pa.Table]:
+    """Join tables until they have `min_rows` rows, so that ids are looked up in few large steps: each costs a pool."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(part.num_rows for part in waiting) >= min_rows:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
 def read_neighbors(neighbors: Artifact, ids: pa.ChunkedArray) -> dict[str, Rows]:
@@ -87,7 +158,8 @@ def read_neighbors(neighbors: Artifact, ids: pa.ChunkedArray) -> dict[str, Rows]
             f"not {len(ids)}; run the stage '{neighbors.stage}' again"
         )
     lists: dict[str, Rows] = {}
-    for table in neighbors.iter_tables([PAIR_ID, RELATION, NEIGHBOR_RANK, NEIGHBOR_ID]):
+    tables = neighbors.iter_tables([PAIR_ID, RELATION, NEIGHBOR_RANK, NEIGHBOR_ID])
+    for table in _join_tables(tables, max(len(ids), MIN_BATCH_EDGES)):
         rows, found = (locate_ids(table[name], ids, neighbors) for name in (PAIR_ID, NEIGHBOR_ID))
         ranks = table[NEIGHBOR_RANK].to_numpy()
         relations = table[RELATION].combine_chunks().dictionary_encode()

@@ -22,14 +22,15 @@ class CoverState:
         kernel: (N, N) symmetric, non-negative.
         trust: (N,) in [0, 1], what a candidate's kernel values are scaled by.
         lambda_div: weight of the repulsion.
+        floor: (N,) how well rows count as covered from the start.
     """
 
-    def __init__(self, kernel: sparse.csr_array, trust: Floats, lambda_div: float) -> None:
+    def __init__(self, kernel: sparse.csr_array, trust: Floats, lambda_div: float, floor: Floats | float = 0.0) -> None:
         self.trust = trust
         self._indptr, self._columns, self._values = kernel.indptr, kernel.indices, kernel.data
         self._lambda_div = lambda_div
         self._num_rows = kernel.shape[0]
-        self._covered = np.zeros(self._num_rows)
+        self._covered = np.zeros(self._num_rows) + floor
         self._nearest = np.zeros(self._num_rows)
 
     def measure_gain(self, row: int) -> tuple[float, float, float]:

@@ -61,3 +61,15 @@ def test_unknown_and_impossible_settings_are_refused() -> None:
     for wrong in ({"lambda_dif": 1.0}, {"lambda_align": 1.5}, {"strategy": "magic"}, {"refine": "maybe"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             SelectionConfig.model_validate(wrong)
+
+
+def test_unit_vectors_keep_their_bits_and_a_single_modality_is_not_copied() -> None:
+    z = POOL.embeddings["image"]
+    assert np.shares_memory(make_pool({"image": z}).joint, z)
+    half = np.vstack([z, 3 * z]).astype(np.float16)
+    units = make_pool({"image": half}).joint
+    assert units.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(units, axis=1), 1.0, atol=2e-7 * 16)
+    mixed = make_pool({"image": np.vstack([z, 3 * z])}).joint
+    np.testing.assert_array_equal(mixed[:200], z)
+    np.testing.assert_allclose(mixed[200:], z, atol=1e-6)

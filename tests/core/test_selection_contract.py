@@ -7,18 +7,41 @@ from mmcsal_core.errors import ConfigError, DataError
 from mmcsal_core.neighbors import KernelConfig
 from mmcsal_core.neighbors.vectors import Rows
 from mmcsal_core.selection import Coreset, SelectionConfig, select_coreset
+from mmcsal_core.selection.baseline_config import ContinuousConfig
 from mmcsal_core.selection.config import Strategy
+from mmcsal_core.selection.coreset import Request
+from mmcsal_core.selection.engine.eligibility import NO_ROWS, Constraints
 from mmcsal_core.selection.pool import make_pool
-from mmcsal_core.selection.strategies import SELECTORS
+from mmcsal_core.selection.strategies import SELECTORS, select_from_pool
 from tests.core.pair_pools import ClusteredPool, make_clustered_pool
 
 STRATEGIES: list[Strategy] = list(SELECTORS)
 POOL = make_clustered_pool(300)
+FEW_STEPS = ContinuousConfig(num_steps=20)
+
+DRAWS_BY_ROW: dict[Strategy, str] = {"random": "a row's number is all that it looks at"}
+DEPENDS_ON_THE_BUDGET: dict[Strategy, str] = {
+    "kmeans": "as many clusters as the budget",
+    "typiclust": "as many clusters as pairs will be labelled",
+    "activeft": "as many points as the budget, fitted together",
+    "mmcsal_continuous": "as many points as the budget, fitted together",
+}
+NEVER_MEANT_TO_COVER: dict[Strategy, str] = {
+    "random": "it is what the others are compared with",
+    "alignment": "it looks at each pair alone",
+}
+REFUSES_LABELS: dict[Strategy, str] = {"kmeans": "no cluster knows that it has been labelled"}
+
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 
 
+def every_strategy_but(*exempt: dict[Strategy, str]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("strategy", [name for name in STRATEGIES if not any(name in e for e in exempt)])
+
+
 def select(pool: ClusteredPool, budget: int, strategy: Strategy, **fields: object) -> Coreset:
-    config = SelectionConfig.model_validate({"kernel": KernelConfig(bandwidth_neighbor=20), **fields})
+    fixed = {"kernel": KernelConfig(bandwidth_neighbor=20), "continuous": FEW_STEPS}
+    config = SelectionConfig.model_validate({**fixed, **fields})
     return select_coreset(pool.embeddings, budget, features=pool.features, strategy=strategy, seed=5, config=config)
 
 
@@ -62,21 +85,21 @@ def test_equal_arguments_give_equal_bits(strategy: Strategy) -> None:
     assert first.covering_radius == second.covering_radius
 
 
-@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "random"])
+@every_strategy_but(DRAWS_BY_ROW)
 def test_the_order_of_rows_does_not_matter(strategy: Strategy) -> None:
     order = np.random.default_rng(3).permutation(300)
     permuted = select(take_rows(POOL, order), 30, strategy)
     np.testing.assert_array_equal(order[permuted.indices], select(POOL, 30, strategy).indices)
 
 
-@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "kmeans"])
+@every_strategy_but(DEPENDS_ON_THE_BUDGET)
 def test_a_prefix_is_the_answer_for_a_smaller_budget(strategy: Strategy) -> None:
     large, small = select(POOL, 40, strategy, refine="none"), select(POOL, 15, strategy, refine="none")
     np.testing.assert_array_equal(large.indices[:15], small.indices)
     np.testing.assert_array_equal(large.gains[:15], small.gains)
 
 
-@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "random"])
+@every_strategy_but(NEVER_MEANT_TO_COVER)
 def test_clustered_pairs_are_covered_no_worse_than_by_chance(strategy: Strategy) -> None:
     pool = make_clustered_pool(600, num_clusters=20, seed=4)
     joint = make_pool(pool.embeddings).joint
@@ -86,7 +109,7 @@ def test_clustered_pairs_are_covered_no_worse_than_by_chance(strategy: Strategy)
         return float(2 - 2 * closest.min()) if strategy == "k_center" else float((2 - 2 * closest).mean())
 
     drawn = [measure(np.random.default_rng(seed).choice(600, 20, replace=False)) for seed in range(20)]
-    assert measure(select(pool, 20, strategy).indices) < np.mean(drawn)
+    assert measure(select(pool, 20, strategy, continuous=ContinuousConfig()).indices) < np.mean(drawn)
 
 
 @every_strategy
@@ -114,15 +137,19 @@ def test_a_pool_of_one_pair_is_picked(strategy: Strategy) -> None:
 def test_any_number_of_modalities_is_selected_from(strategy: Strategy, num_modalities: int) -> None:
     z = POOL.embeddings["image"]
     others = [np.roll(z, shift, axis=1) for shift in range(num_modalities)]
-    embeddings = {f"modality_{i}": other for i, other in enumerate(others)}
-    check_contract(select_coreset(embeddings, 20, strategy=strategy), 300, 20)
+    pool = ClusteredPool({f"modality_{i}": other for i, other in enumerate(others)}, {}, POOL.clusters)
+    if strategy == "alignment" and num_modalities == 1:
+        with pytest.raises(ConfigError, match=r"compares the modalities of a pair, got one \(modality_0\)"):
+            select(pool, 20, strategy)
+    else:
+        check_contract(select(pool, 20, strategy), 300, 20)
 
 
 @every_strategy
 def test_vectors_need_not_be_of_unit_length(strategy: Strategy) -> None:
     scaled = {name: x * 4 for name, x in POOL.embeddings.items()}
-    first = select_coreset(scaled, 10, strategy=strategy)
-    np.testing.assert_array_equal(first.indices, select_coreset(POOL.embeddings, 10, strategy=strategy).indices)
+    first = select(ClusteredPool(scaled, POOL.features, POOL.clusters), 10, strategy)
+    np.testing.assert_array_equal(first.indices, select(POOL, 10, strategy).indices)
 
 
 @every_strategy
@@ -141,10 +168,10 @@ def test_a_bad_vector_is_refused_by_its_row(strategy: Strategy, value: float, fi
         select_coreset({"image": POOL.embeddings["image"], "text": text}, 5, strategy=strategy)
 
 
-@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "kmeans"])
+@every_strategy_but(REFUSES_LABELS)
 def test_labelled_pairs_count_as_picked_and_are_not_picked_again(strategy: Strategy) -> None:
     labelled = select(POOL, 10, strategy, refine="none").indices
-    config = SelectionConfig(kernel=KernelConfig(bandwidth_neighbor=20), refine="none")
+    config = SelectionConfig(kernel=KernelConfig(bandwidth_neighbor=20), continuous=FEW_STEPS, refine="none")
     rest = select_coreset(
         POOL.embeddings,
         290,
@@ -156,9 +183,29 @@ def test_labelled_pairs_count_as_picked_and_are_not_picked_again(strategy: Strat
     )
     check_contract(rest, 300, 290)
     assert set(rest.indices.tolist()) == set(range(300)) - set(labelled.tolist())
-    if strategy != "random":
+    if strategy not in {**DRAWS_BY_ROW, **DEPENDS_ON_THE_BUDGET}:
         whole = select(POOL, 20, strategy, refine="none").indices
         np.testing.assert_array_equal(rest.indices[:10], whole[10:])
+
+
+class OnePickACluster:
+    def close_at_start(self) -> Rows:
+        return np.empty(0, dtype=np.int64)
+
+    def close_after(self, row: int) -> Rows:
+        return np.flatnonzero(POOL.clusters == POOL.clusters[row])
+
+
+@every_strategy
+def test_closed_rows_are_not_picked_and_rules_are_kept(strategy: Strategy) -> None:
+    pool = make_pool(POOL.embeddings, POOL.features)
+    num_clusters = len(set(POOL.clusters.tolist()))
+    config = SelectionConfig(strategy=strategy, continuous=FEW_STEPS, refine="none")
+    best = select_from_pool(pool, Request(20, NO_ROWS, 5, config)).indices
+    constraints = Constraints(np.sort(best[:5]), lambda: [OnePickACluster()])
+    found = select_from_pool(pool, Request(num_clusters, NO_ROWS, 5, config, constraints)).indices
+    assert sorted(POOL.clusters[found].tolist()) == sorted(set(POOL.clusters.tolist()))
+    assert not set(found.tolist()) & set(best[:5].tolist())
 
 
 def test_labelled_rows_are_refused_where_they_cannot_count() -> None:
@@ -171,7 +218,7 @@ def test_labelled_rows_are_refused_where_they_cannot_count() -> None:
 
 
 def test_an_unknown_strategy_and_an_empty_pool_are_refused() -> None:
-    with pytest.raises(ConfigError, match="one of mmcsal, random, kmeans, k_center, maxherding, got 'magic'"):
+    with pytest.raises(ConfigError, match=f"one of {', '.join(SELECTORS)}, got 'magic'"):
         select_coreset(POOL.embeddings, 5, strategy="magic")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="at least one modality"):
         select_coreset({}, 5)

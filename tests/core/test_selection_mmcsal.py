@@ -10,10 +10,11 @@ from mmcsal_core.neighbors.vectors import Floats
 from mmcsal_core.selection import SelectionConfig, select_coreset
 from mmcsal_core.selection.coreset import Request
 from mmcsal_core.selection.covering import cover_greedily, search_cover
-from mmcsal_core.selection.engine.cover import UNIT, Cover, round_graph
+from mmcsal_core.selection.engine.cover import UNIT, Cover, Whole, round_graph
 from mmcsal_core.selection.engine.eligibility import Constraints, Eligibility
 from mmcsal_core.selection.engine.engines import LocalEngine
 from mmcsal_core.selection.engine.lazy_blocks import Limits
+from mmcsal_core.selection.horizon import find_horizon
 from mmcsal_core.selection.mmcsal import cover_graph, find_outliers
 from mmcsal_core.selection.pair_graph import PairGraph, build_pair_graph
 from mmcsal_core.selection.pool import make_pool
@@ -36,19 +37,19 @@ def to_dense(graph: PairGraph) -> Floats:
     return dense
 
 
-def measure_coverage(kernel: Floats, trust: Floats, picks: Sequence[int]) -> float:
-    return float((kernel[:, picks] * trust[picks]).max(axis=1).mean()) if picks else 0.0
+def measure_coverage(kernel: Floats, trust: Floats, picks: Sequence[int], floor: Floats | float = 0.0) -> float:
+    return float(np.maximum((kernel[:, picks] * trust[picks]).max(axis=1) - floor, 0).mean()) if picks else 0.0
 
 
 def pick_by_brute_force(graph: PairGraph, budget: int, config: SelectionConfig) -> tuple[list[int], list[float]]:
     """Evaluate the whole objective for every candidate of every round, on a dense kernel."""
-    kernel, trust = to_dense(graph), 1 - config.lambda_align * graph.suspicion
+    kernel, trust, floor = to_dense(graph), 1 - config.lambda_align * graph.suspicion, graph.floor / UNIT
     picks: list[int] = []
     gains: list[float] = []
     for _ in range(budget):
         values = np.full(len(kernel), -np.inf)
         for row in set(range(len(kernel))) - set(picks):
-            rise = measure_coverage(kernel, trust, [*picks, row]) - measure_coverage(kernel, trust, picks)
+            rise = measure_coverage(kernel, trust, [*picks, row], floor) - measure_coverage(kernel, trust, picks, floor)
             repulsion = max((kernel[row, pick] for pick in picks), default=0.0)
             values[row] = rise - config.lambda_div / len(kernel) * repulsion
         picks.append(int(values.argmax()))
@@ -91,7 +92,7 @@ def test_coverage_on_neighbours_is_near_that_on_the_dense_kernel() -> None:
 def test_the_engine_picks_what_the_plain_lazy_heap_picks() -> None:
     graph = build_graph(2500)
     kernel, trust = graph.kernel / UNIT, 1 - 0.5 * graph.suspicion
-    expected = greedy_cover(CoverState(kernel, trust, 0.3), np.arange(2500), 400)
+    expected = greedy_cover(CoverState(kernel, trust, 0.3, graph.floor / UNIT), np.arange(2500), 400)
     config = CONFIG.model_copy(update={"lambda_div": 0.3})
     picks = cover_graph(graph, Request(400, NO_LABELS, 0, config))
     np.testing.assert_array_equal(picks.indices, expected.indices)
@@ -99,7 +100,7 @@ def test_the_engine_picks_what_the_plain_lazy_heap_picks() -> None:
 
 
 def test_ties_go_to_the_lowest_row() -> None:
-    kernel = round_graph(sparse.csr_array(np.ones((5, 5))))
+    kernel = round_graph(sparse.eye_array(5, format="csr"))
     request = Request(3, NO_LABELS, 0, CONFIG, constraints=Constraints(np.array([0, 1])))
     assert cover_greedily(kernel, request, "coverage").indices.tolist() == [2, 3, 4]
 
@@ -115,9 +116,9 @@ def test_greedy_stops_before_a_rise_below_the_minimum() -> None:
 def test_every_row_is_in_the_cell_of_the_pick_that_covers_it_best() -> None:
     graph = build_graph(60)
     trust, picks = 1 - 0.5 * graph.suspicion, np.array([40, 3, 17])
-    cells = find_cells(graph.kernel[picks], trust[picks], picks)
+    cells = find_cells(graph.kernel[picks], trust[picks], picks, graph.floor)
     weighted = to_dense(graph)[:, picks] * trust[picks]
-    expected = np.where(weighted.max(axis=1) > 0, weighted.argmax(axis=1), -1)
+    expected = np.where(weighted.max(axis=1) > graph.floor / UNIT, weighted.argmax(axis=1), -1)
     expected[picks] = [0, 1, 2]
     np.testing.assert_array_equal(cells, expected)
 
@@ -125,28 +126,55 @@ def test_every_row_is_in_the_cell_of_the_pick_that_covers_it_best() -> None:
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
 def test_swaps_never_lower_coverage_and_leave_fixed_rows_alone(seed: int) -> None:
     graph = build_graph(120, seed=seed)
-    dense, trust = to_dense(graph), 1 - 0.5 * graph.suspicion
+    dense, trust, floor = to_dense(graph), 1 - 0.5 * graph.suspicion, graph.floor / UNIT
     rows = np.random.default_rng(seed).choice(120, 12, replace=False)
     picks, fixed = rows[:10], rows[10:]
-    values = [measure_coverage(dense, trust, rows.tolist())]
-    swaps = Swaps(LocalEngine().open_cover(graph.kernel, Cover(trust, 0.0), fixed), trust, fixed, np.ones(120, bool))
+    values = [measure_coverage(dense, trust, rows.tolist(), floor)]
+    shards = LocalEngine().open_cover(graph.kernel, Cover(trust, 0.0, floor=graph.floor), fixed)
+    swaps = Swaps(shards, trust, fixed, graph.floor, np.ones(120, bool))
     for _ in range(4):
         picks = swaps.move(picks, max_rounds=1)
         assert len(set(picks.tolist()) | set(fixed.tolist())) == 12
-        values.append(measure_coverage(dense, trust, [*picks.tolist(), *fixed.tolist()]))
+        values.append(measure_coverage(dense, trust, [*picks.tolist(), *fixed.tolist()], floor))
     assert (np.diff(values) >= -1e-8).all()
     assert values[-1] > values[0]
 
 
 def test_refined_picks_cover_no_less_and_are_ranked_by_greedy() -> None:
     graph = build_graph(200)
-    trust = 1 - 0.5 * graph.suspicion
+    trust, floor = 1 - 0.5 * graph.suspicion, graph.floor / UNIT
     strict = cover_graph(graph, Request(15, NO_LABELS, 0, CONFIG))
     refined = cover_graph(graph, Request(15, NO_LABELS, 0, CONFIG.model_copy(update={"refine": "swap"})))
     dense = to_dense(graph)
-    coverage = [measure_coverage(dense, trust, picks.indices.tolist()) for picks in (strict, refined)]
+    coverage = [measure_coverage(dense, trust, picks.indices.tolist(), floor) for picks in (strict, refined)]
     assert coverage[1] >= coverage[0]
     assert (np.diff(refined.terms.sum(axis=1)) <= 1e-8).all()
+
+
+def test_the_horizon_is_the_value_of_the_kth_other_row() -> None:
+    graph = build_graph(90)
+    falling = -np.sort(-graph.kernel.toarray(), axis=1)
+    np.testing.assert_array_equal(find_horizon(graph.kernel, 12), falling[:, 12])
+    np.testing.assert_array_equal(graph.floor, falling[:, 12])
+    degrees = np.diff(graph.kernel.indptr)
+    least = np.minimum.reduceat(graph.kernel.data, graph.kernel.indptr[:-1])
+    np.testing.assert_array_equal(find_horizon(graph.kernel, 88)[degrees <= 88], least[degrees <= 88])
+    assert (find_horizon(graph.kernel, 89) == 0).all()
+
+
+@pytest.mark.parametrize("budget", [10, 40, 150])
+def test_counting_above_the_horizon_reaches_the_value_of_dense_greedy(budget: int) -> None:
+    dense, near = build_graph(1500, num_neighbors=1499), build_graph(1500, num_neighbors=48)
+    kernel = to_dense(dense)
+
+    def cover(graph: PairGraph, floor: Whole) -> float:
+        request = Request(budget, NO_LABELS, 0, CONFIG)
+        picks = cover_greedily(graph.kernel, request, "coverage", floor).indices
+        return measure_coverage(kernel, np.ones(1500), picks.tolist())
+
+    best = cover(dense, dense.floor)
+    assert cover(near, near.floor) >= 0.995 * best
+    assert cover(near, near.floor) >= cover(near, np.zeros_like(near.floor)) - 1e-4
 
 
 def test_k_center_takes_over_once_coverage_is_exhausted_and_leaves_outliers_for_last() -> None:

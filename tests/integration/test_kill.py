@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -79,6 +80,52 @@ def test_killed_in_each_stage_it_resumes_to_the_same_bytes(
     assert run_json("validate", run)["ok"] is True
     for folder in FOLDERS:
         assert read_results(run / folder) == read_results(reference / folder), folder
+
+
+def count_logged(run: Path) -> dict[str, int]:
+    """Return the picks in the run's pick log, by its parts."""
+    counts: dict[str, int] = {}
+    for path in (run / "_pick_log").glob("*/*/[!.]*.json"):
+        counts[path.parent.name] = counts.get(path.parent.name, 0) + len(json.loads(path.read_bytes())["rows"])
+    return counts
+
+
+def kill_when_logged(process: subprocess.Popen[str], run: Path, part: str) -> None:
+    """Kill `process` when its pick log holds a round of a part."""
+    while part not in count_logged(run):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_killed_while_it_picks_it_goes_on_from_its_log(finished: dict[str, Any], tmp_path: Path) -> None:
+    run_job(parse_config(finished), JsonReporter())
+    folder = "run_id=t"
+    selections = []
+    for name in ("undisturbed", "killed"):
+        shutil.copytree(Path(finished["output"]) / folder, tmp_path / name / folder)
+        selection = finished["selection"] | {"budget": 1000, "diversity_threshold": 0.5}
+        resources = finished["resources"] | {"selection_actors": 2 if name == "killed" else 0}
+        values = finished | {"output": str(tmp_path / name), "selection": selection, "resources": resources}
+        selections.append(write_config(tmp_path / f"{name}.yaml", values))
+    assert run_json("select", selections[0])["executed"] == ["coreset", "report"]
+    run = tmp_path / "killed" / folder
+    before = read_files(run / "selection")
+    with start_mmcsal("select", selections[1]) as process:
+        kill_when_logged(process, run, "diversity")
+    logged = count_logged(run)
+    assert sorted(logged) == ["coverage", "diversity"]
+    assert sum(logged.values()) < 1000
+    assert read_files(run / "selection") == before  # what was published before stays
+    with start_mmcsal("select", selections[1]) as process:
+        _, told = process.communicate(timeout=120)
+    assert process.returncode == 0, told
+    progress = [json.loads(line) for line in told.splitlines() if '"from the pick log"' in line]
+    assert [(line["done"], line["total"]) for line in progress[:1]] == [(logged["coverage"], 1000)]
+    assert not (run / "_pick_log").exists()
+    assert run_json("validate", run)["ok"] is True
+    assert read_results(run / "selection") == read_results(tmp_path / "undisturbed" / folder / "selection")
 
 
 @pytest.mark.parametrize(

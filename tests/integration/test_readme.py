@@ -67,7 +67,8 @@ def test_every_command_of_the_readme_is_in_a_block_that_a_test_runs() -> None:
     unmarked = [block for mark, language, block in fenced if not mark]
     assert unmarked == [block for mark, language, block in fenced if "make demo" in block]
     marks = set(re.findall(r"<!-- (.*?) -->", README))
-    assert marks == {"file: first.yaml", "run: own pairs", "file: clips.yaml", "run: folder", "sql", "run: cluster"}
+    files, runs = {"file: first.yaml", "file: clips.yaml"}, {"own pairs", "constraints", "folder", "cluster"}
+    assert marks == {*files, *(f"run: {name}" for name in runs), "sql"}
 
 
 def test_own_pairs(own_pairs: str, workplace: Path) -> None:
@@ -97,6 +98,10 @@ def test_four_readers_read_the_same(own_pairs: str, workplace: Path) -> None:
     assert (pa.types.is_fixed_size_list(vectors), vectors.value_type) == (True, pa.float32())
     assert duckdb.execute(f"SELECT typeof(image_embedding) FROM '{run}/embeddings/data/*.parquet' LIMIT 1").fetchall()
     assert pl.read_parquet(f"{run}/embeddings/data/*.parquet")["image_embedding"].dtype == pl.Array(pl.Float32, 128)
+
+
+def test_constraints(own_pairs: str, workplace: Path) -> None:
+    assert run_block("run: constraints", workplace).count("done: coreset, report") == 5
 
 
 def test_folder(workplace: Path) -> None:

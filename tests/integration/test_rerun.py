@@ -60,6 +60,8 @@ def test_a_second_run_does_nothing(finished: dict[str, Any]) -> None:
         ("neighbors.num_neighbors=12", ("neighbors", "coreset", "report")),
         ("resources.rows_per_shard=4096", ()),
         ("resources.num_actors=2", ()),
+        ("resources.selection_actors=2", ()),
+        ("resources.selection_screening=auto", ()),
         ("max_reject_fraction=0.5", ()),
     ],
 )

@@ -57,7 +57,12 @@ def rank(made: PairArtifacts, folder: Path, **fields: Any) -> tuple[Artifact, Ma
     out = Artifact(Store(str(folder)), "selection", STAGE)
     config = CoresetConfig.model_validate(given)
     manifest = rank_pairs(
-        inputs=locate(made), modalities=RESOLVED, origin=ORIGIN, config=config, run=StageRun(out, "fingerprint")
+        inputs=locate(made),
+        source_options={},
+        modalities=RESOLVED,
+        origin=ORIGIN,
+        config=config,
+        run=StageRun(out, "fingerprint"),
     )
     return out, manifest
 
@@ -124,7 +129,14 @@ def test_the_stage_picks_what_the_in_process_door_picks(
     np.testing.assert_allclose(table["gain"].to_numpy(), coreset.gains, rtol=1e-4, atol=1e-8)
     assert selection[1].properties == {
         "pool": NUM_PAIRS,
+        "left_out": 0,
+        "labelled": 0,
         "budget": BUDGET,
+        "cost": None,
+        "ended_by": "budget",
+        "exhausted_at": None,
+        "near_duplicates": None,
+        "lists": {},
         "strategy": "mmcsal",
         "covering_radius": pytest.approx(coreset.covering_radius),
     }
@@ -177,10 +189,27 @@ def test_a_budget_beyond_the_pool_is_refused(made: PairArtifacts, tmp_path: Path
         rank(made, tmp_path, budget=401)
 
 
-@pytest.mark.parametrize("fields", [{}, {"budget": 3, "budget_fraction": 0.1}])
-def test_exactly_one_budget_must_be_given(fields: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="exactly one of budget and budget_fraction"):
-        CoresetConfig(**fields)
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "a selection needs an end, got none; give at least one of budget,"),
+        ({"budget": 3, "budget_fraction": 0.1}, "budget and budget_fraction exclude each other, got 3 and 0.1"),
+        ({"cost_budget": 3.0}, "a cost_budget needs a cost_column"),
+        ({"cost_budget": 3.0, "cost_column": "c", "quotas": {"column": "a", "exact": {"x": 1}}}, "got no budget"),
+        (
+            {"budget": 100, "quotas": {"column": "a", "exact": {"x": 70}, "minimum": {"y": 50}}},
+            "minimums sum to 120 and the budget is 100: 20 too many",
+        ),
+        ({"budget": 9, "quotas": {"column": "a", "exact": {"x": 1}, "maximum": {"x": 2}}}, "takes no other, got x"),
+        ({"budget": 9, "quotas": {"column": "a", "minimum": {"x": 3}, "maximum": {"x": 2}}}, "got 3 and 2 for 'x'"),
+        ({"budget": 9, "quotas": {"column": "a", "minimum": {"x": -3}}}, "a quota is 0 or more"),
+        ({"budget": 9, "quotas": {"column": "a"}}, "quotas are a column and at least one of"),
+        ({"budget": 9, "quotas": {"balance": "equal"}}, "quotas are a column and at least one of"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_by_the_configuration(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        CoresetConfig.model_validate(fields)
 
 
 def test_a_share_of_a_small_pool_is_one_pair_at_least() -> None:
@@ -201,7 +230,14 @@ def test_a_pair_that_an_artifact_lacks_is_named(made: PairArtifacts, tmp_path: P
     out = Artifact(Store(str(tmp_path)), "selection", STAGE)
     config = CoresetConfig(budget=NUM_PAIRS, kernel=KERNEL)
     with pytest.raises(ArtifactError, match="'pair-00123'; run the stage 'pairs' again"):
-        rank_pairs(inputs=inputs, modalities=RESOLVED, origin=ORIGIN, config=config, run=StageRun(out, "f"))
+        rank_pairs(
+            inputs=inputs,
+            source_options={},
+            modalities=RESOLVED,
+            origin=ORIGIN,
+            config=config,
+            run=StageRun(out, "f"),
+        )
 
 
 def test_metadata_may_not_be_named_like_a_column_of_the_selection(made: PairArtifacts, tmp_path: Path) -> None:
@@ -212,4 +248,11 @@ def test_metadata_may_not_be_named_like_a_column_of_the_selection(made: PairArti
     out = Artifact(Store(str(tmp_path)), "selection", STAGE)
     config = CoresetConfig(budget=3, strategy="random")
     with pytest.raises(DataError, match="got rank; rename the column"):
-        rank_pairs(inputs=inputs, modalities=RESOLVED, origin=ORIGIN, config=config, run=StageRun(out, "f"))
+        rank_pairs(
+            inputs=inputs,
+            source_options={},
+            modalities=RESOLVED,
+            origin=ORIGIN,
+            config=config,
+            run=StageRun(out, "f"),
+        )

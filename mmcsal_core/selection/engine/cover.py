@@ -5,6 +5,9 @@ F(S) = 1/N sum_i max_{j in S} trust_j k(i, j): weighted facility location, monot
 bring, less a repulsion by the nearest pick. Both are held for every row and corrected when a pick covers its neighbours
 better: a row improves two or three times in all.
 
+A kernel that is held on neighbours says nothing of pairs further away. The floor of a row is the value up to which the
+kernel does not know who covers it; only what rises above it counts.
+
 Kernel values are whole multiples of 2^-30. Sums of whole numbers do not depend on their order, so corrected values
 equal recomputed ones, and any number of shards gives the same bits. A rounded value is off by 5e-10 at most.
 """
@@ -80,6 +83,7 @@ class CoverShard:
         lambda_div: weight of the repulsion.
         closed: rows of the pool that may not be picked.
         costs: (n,) above 0; None where all cost the same.
+        floor: (N,) how well every row of the pool counts as covered before the first pick; None for not at all.
     """
 
     def __init__(
@@ -91,12 +95,15 @@ class CoverShard:
         lambda_div: float,
         closed: Rows,
         costs: Floats | None = None,
+        floor: Whole | None = None,
     ) -> None:
         self.first_row, self.num_rows = first_row, kernel.shape[0]
         self._kernel, self._trust, self._lambda_div, self._costs = kernel, trust, lambda_div, costs
         self._covering = _transpose_trusted(kernel, trust)
-        self._covered = np.zeros(kernel.shape[1], dtype=np.int32)
-        self._values = np.bincount(self._covering.indices, self._covering.data, self.num_rows).astype(np.int64)
+        self._floor = np.zeros(kernel.shape[1], dtype=np.int32) if floor is None else floor
+        self._covered = self._floor.copy()
+        rises = np.maximum(self._covering.data - np.repeat(self._covered, np.diff(self._covering.indptr)), 0)
+        self._values = np.bincount(self._covering.indices, rises, self.num_rows).astype(np.int64)
         self._nearest = np.zeros(self.num_rows, dtype=np.int32)
         self._is_open = np.ones(self.num_rows, dtype=bool)
         self._close(closed)
@@ -128,7 +135,7 @@ class CoverShard:
         self._close(closed)
 
     def sum_inside(self, cells: Rows) -> Sums:
-        """Sum the kernel of each own row with the rows of its own cell, scaled by the trust in it.
+        """Sum by how much each own row, if it were picked, would cover the rows of its own cell above the floor.
 
         Args:
             cells: (N,) cell of every row of the pool, below 0 where it is in none.
@@ -139,9 +146,14 @@ class CoverShard:
         candidates = np.repeat(np.arange(self.num_rows), np.diff(self._kernel.indptr))
         own = cells[self.first_row + candidates]
         is_inside = (own == cells[self._kernel.indices]) & (own >= 0)
-        candidates, values = candidates[is_inside], self._kernel.data[is_inside]
-        sums = np.bincount(candidates, values, minlength=self.num_rows)
-        return np.rint(sums * self._trust).astype(np.int64)
+        candidates, rows = candidates[is_inside], self._kernel.indices[is_inside]
+        trusted = scale_by_trust(self._kernel.data[is_inside], self._trust[candidates])
+        rises = np.maximum(trusted - self._floor[rows], 0)
+        return np.bincount(candidates, rises, minlength=self.num_rows).astype(np.int64)
+
+    def read_values(self) -> Sums:
+        """Return the rise of F that each own row would bring, in units of 2^-30 rows, (n,) int64."""
+        return self._values
 
     @staticmethod
     def join(parts: Sequence[CoverCandidates], order: Rows) -> CoverCandidates:
@@ -174,11 +186,15 @@ class Cover:
         trust: (N,) in [0, 1].
         lambda_div: weight of the repulsion.
         costs: (N,) above 0; None where all cost the same.
+        floor: (N,) how well every row counts as covered before the first pick; None for not at all.
     """
 
-    def __init__(self, trust: Floats, lambda_div: float, costs: Floats | None = None) -> None:
+    def __init__(
+        self, trust: Floats, lambda_div: float, costs: Floats | None = None, floor: Whole | None = None
+    ) -> None:
         self.trust, self.lambda_div, self.costs = trust, lambda_div, costs
-        self.covered: Whole = np.zeros(len(trust), dtype=np.int32)
+        self.floor: Whole = np.zeros(len(trust), dtype=np.int32) if floor is None else floor
+        self.covered: Whole = self.floor.copy()
 
     def open_hot_set(self, proposal: Proposal, fetched: CoverCandidates) -> "CoverHotSet":
         """Make the hot set of a round."""
@@ -208,7 +224,7 @@ class Cover:
 
     def measure_coverage(self) -> float:
         """Return F of the picks so far."""
-        return float(self.covered.sum(dtype=np.int64)) / UNIT / len(self.covered)
+        return float((self.covered - self.floor).sum(dtype=np.int64)) / UNIT / len(self.covered)
 
 
 class CoverHotSet:

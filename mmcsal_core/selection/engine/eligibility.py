@@ -75,11 +75,17 @@ class Constraints:
         closed: rows that may not be picked at all, beside those that are labelled.
         make_rules: makes rules that have seen no pick yet.
         costs: (N,) above 0, what priorities are divided by; None where all cost the same.
+        kinds: (N,) numbers; a pick may only be exchanged for a row of its own kind. None where all are of one kind.
+        prices: (N,) above 0; a pick may only be exchanged for a row of no higher price. None where there are none.
+        may_exchange: whether picks may be exchanged at all.
     """
 
     closed: Rows = field(default_factory=lambda: NO_ROWS)
     make_rules: Callable[[], Sequence[Rule]] = tuple
     costs: Floats | None = None
+    kinds: Rows | None = None
+    prices: Floats | None = None
+    may_exchange: bool = True
 
     def begin(self, num_rows: int, labelled: Rows) -> Eligibility:
         """Return the open rows before the first pick."""

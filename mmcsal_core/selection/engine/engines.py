@@ -1,7 +1,7 @@
 """Where the shards of an objective live: an engine opens them. `LocalEngine` keeps them in this process."""
 
 import os
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from mmcsal_core.selection.engine.cover import Cover, CoverShard
 from mmcsal_core.selection.engine.k_center import BLOCK_ROWS, KCenterShard
 from mmcsal_core.selection.engine.lazy_blocks import Shards
 from mmcsal_core.selection.engine.local_shards import LocalShards
+from mmcsal_core.selection.engine.screening import Screening
 
 
 class Engine(Protocol):
@@ -42,9 +43,19 @@ class LocalEngine:
     Args:
         num_shards: at most; by default one a thread.
         num_threads: shards worked on at once; by default the cores that this process may use.
+        screening: how k-center finds the pairs of rows and picks that matter; it changes no result either.
+        device: where k-center multiplies, e.g. `cuda`; None for numpy.
     """
 
-    def __init__(self, num_shards: int | None = None, num_threads: int | None = None) -> None:
+    def __init__(
+        self,
+        num_shards: int | None = None,
+        num_threads: int | None = None,
+        screening: Screening = "off",
+        device: str | None = None,
+    ) -> None:
+        self._screening: Screening = screening
+        self._device = device
         self._num_threads = num_threads or len(os.sched_getaffinity(0))
         self._num_shards = num_shards or self._num_threads
 
@@ -55,10 +66,7 @@ class LocalEngine:
             CoverShard(
                 kernel if len(spans) == 1 else kernel[span],
                 span.start,
-                trust=objective.trust[span],
-                lambda_div=objective.lambda_div,
-                closed=closed,
-                costs=None if objective.costs is None else objective.costs[span],
+                **describe_cover(objective, span, closed),
             )
             for span in spans
         ]
@@ -67,10 +75,28 @@ class LocalEngine:
     def open_k_center(self, vectors: npt.NDArray[np.floating], closed: Rows, costs: Floats | None) -> Shards:
         """Return shards of `KCenterShard`."""
         shards = [
-            KCenterShard(vectors[span], span.start, closed, None if costs is None else costs[span])
+            KCenterShard(
+                vectors[span],
+                span.start,
+                closed,
+                None if costs is None else costs[span],
+                screening=self._screening,
+                device=self._device,
+            )
             for span in split_rows(len(vectors), self._num_shards)
         ]
         return LocalShards(shards, self._num_threads)
+
+
+def describe_cover(objective: Cover, span: slice, closed: Rows) -> dict[str, Any]:
+    """Return what a `CoverShard` of a span of rows needs to know beside its edges."""
+    return {
+        "trust": objective.trust[span],
+        "lambda_div": objective.lambda_div,
+        "closed": closed,
+        "costs": None if objective.costs is None else objective.costs[span],
+        "floor": objective.floor,
+    }
 
 
 def split_rows(num_rows: int, num_shards: int) -> list[slice]:

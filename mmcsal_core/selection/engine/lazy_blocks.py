@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mmcsal_core.neighbors.vectors import Rows, iter_blocks
+from mmcsal_core.neighbors.vectors import Floats, Rows, iter_blocks
 from mmcsal_core.selection.engine.eligibility import Eligibility
 from mmcsal_core.selection.engine.proposals import NOTHING_LEFT, Proposal, is_before
 
@@ -86,7 +86,7 @@ class Round:
     terms: tuple[Terms, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Limits:
     """When to stop.
 
@@ -94,15 +94,24 @@ class Limits:
         num_picks: picks wanted.
         min_gain: stop before a pick whose terms sum to less.
         min_rise: stop before a pick whose coverage and alignment term sum to less.
+        costs: (N,) above 0, what gains are divided by before they are compared; None where all cost the same.
     """
 
     num_picks: int
     min_gain: float = -np.inf
     min_rise: float = -np.inf
+    costs: Floats | None = None
 
-    def stop_before(self, terms: Terms) -> bool:
+    def stop_before(self, row: int, terms: Terms) -> bool:
         """Say whether a pick of such a gain is not made any more."""
-        return sum(terms) < self.min_gain or terms[0] + terms[2] < self.min_rise
+        return self.is_small(row, terms) or self._weigh(row, terms[0] + terms[2]) < self.min_rise
+
+    def is_small(self, row: int, terms: Terms) -> bool:
+        """Say whether a gain is below the minimum."""
+        return self._weigh(row, sum(terms)) < self.min_gain
+
+    def _weigh(self, row: int, value: float) -> float:
+        return value if self.costs is None else value / float(self.costs[row])
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +174,7 @@ def _run_round(search: Search, limits: Limits, num_rows: int, num_left: int) -> 
         if best[0] == -np.inf or is_before(proposal.bound, best):
             break
         gain = hot.pick(best[1])
-        if limits.stop_before(gain):
+        if limits.stop_before(best[1], gain):
             is_last = True
             break
         rows.append(best[1])

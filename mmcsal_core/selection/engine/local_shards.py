@@ -3,15 +3,15 @@
 Every thread multiplies matrices with one BLAS thread; parallelism is over shards, which changes no result.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from mmcsal_core.neighbors.vectors import Rows
-from mmcsal_core.selection.engine.proposals import Proposal, merge_proposals
+from mmcsal_core.selection.engine.blas_threads import use_one_blas_thread
+from mmcsal_core.selection.engine.proposals import Proposal, merge_proposals, share_rows
 
 Result = TypeVar("Result")
 
@@ -51,13 +51,12 @@ class LocalShards:
 
     def propose(self, num_rows: int) -> Proposal:
         """Return the best open rows of all shards."""
-        return merge_proposals(self._map(lambda shard: shard.propose(num_rows)), num_rows)
+        own_rows = share_rows(num_rows, len(self._shards))
+        return merge_proposals(self._map(lambda shard: shard.propose(own_rows)), num_rows)
 
     def fetch(self, rows: Rows) -> Any:
         """Return what a hot set needs to know of rows, in their order."""
-        return fetch_parts(
-            rows, self._starts, lambda number, part: self._shards[number].fetch(part), type(self._shards[0])
-        )
+        return fetch_parts(rows, self._starts, self._fetch_own, type(self._shards[0]))
 
     def apply(self, update: Any, closed: Rows) -> None:
         """Tell every shard."""
@@ -67,25 +66,30 @@ class LocalShards:
         """Call a method of every shard and return the answers in the order of their rows."""
         return self._map(lambda shard: getattr(shard, method)(*args))
 
+    def _fetch_own(self, parts: Mapping[int, Rows]) -> list[Any]:
+        return [self._shards[number].fetch(rows) for number, rows in parts.items()]
+
     def _map(self, action: Callable[[Shard], Result]) -> list[Result]:
-        with threadpool_limits(1):
+        with use_one_blas_thread():
             if self._num_threads == 1:
                 return [action(shard) for shard in self._shards]
             with ThreadPoolExecutor(self._num_threads) as threads:
                 return list(threads.map(action, self._shards))
 
 
-def fetch_parts(rows: Rows, starts: Rows, fetch: Callable[[int, Rows], Any], kind: type[Shard]) -> Any:
+def fetch_parts(
+    rows: Rows, starts: Rows, fetch_own: Callable[[Mapping[int, Rows]], Sequence[Any]], kind: type[Shard]
+) -> Any:
     """Ask each shard for its rows and join the answers in the order of `rows`.
 
     Args:
         rows: distinct rows of the pool.
         starts: first row of every shard.
-        fetch: asks the shard of a number.
+        fetch_own: given rows by the number of the shard that holds them, asks these shards.
         kind: of the shards.
     """
     owners = np.searchsorted(starts, rows, side="right") - 1
-    numbers = np.unique(owners) if len(rows) else np.zeros(1, dtype=np.int64)
-    parts = [fetch(int(number), rows[owners == number]) for number in numbers]
+    numbers = np.unique(owners).tolist() if len(rows) else [0]
+    parts = fetch_own({number: rows[owners == number] for number in numbers})
     places = np.concatenate([np.flatnonzero(owners == number) for number in numbers])
     return kind.join(parts, np.argsort(places))

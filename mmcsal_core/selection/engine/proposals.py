@@ -29,6 +29,11 @@ class Proposal:
     priorities: Floats
     bound: tuple[float, int]
 
+    def shift(self, first_row: int) -> "Proposal":
+        """Return the same rows counted from another row."""
+        bound = self.bound if self.bound == NOTHING_LEFT else (self.bound[0], self.bound[1] + first_row)
+        return Proposal(self.rows + first_row, self.priorities, bound)
+
 
 def propose_top(priorities: Floats, first_row: int, num_rows: int) -> Proposal:
     """Propose the best of consecutive rows.
@@ -57,8 +62,13 @@ def propose_top(priorities: Floats, first_row: int, num_rows: int) -> Proposal:
     return Proposal(chosen + first_row, priorities[chosen], bound)
 
 
+def share_rows(num_rows: int, num_shards: int) -> int:
+    """Return how many rows each shard should propose: all together somewhat more, since their best rows differ."""
+    return min(num_rows, -(-3 * num_rows // (2 * num_shards)))
+
+
 def merge_proposals(proposals: Sequence[Proposal], num_rows: int) -> Proposal:
-    """Merge the proposals of disjoint shards, each of at least `num_rows` rows or of all that it has."""
+    """Merge the proposals of disjoint shards; where one proposed little, its bound keeps the result right."""
     rows = np.concatenate([proposal.rows for proposal in proposals])
     priorities = np.concatenate([proposal.priorities for proposal in proposals])
     order = np.lexsort((rows, -priorities))

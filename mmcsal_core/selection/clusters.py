@@ -1,0 +1,81 @@
+"""K-means that does not depend on the order of the pool's rows: what several baselines start from.
+
+Lloyd's algorithm as FAISS runs it (Johnson, Douze & Jegou, arXiv 1702.08734). Its result depends on the order of its
+input, so rows enter in an order made of their values.
+"""
+
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+
+from mmcsal_core.neighbors.vectors import Floats, Rows, Vectors
+
+NUM_ITERATIONS = 25
+ORDER_COLUMNS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """A partition of the pool.
+
+    Args:
+        centroids: (K, D) float32.
+        assigned: (N,) int64, each row's cluster.
+        errors: (N,) squared distance of each row to its centroid.
+    """
+
+    centroids: Vectors
+    assigned: Rows
+    errors: Floats
+
+    @property
+    def sizes(self) -> Rows:
+        """Rows in each cluster, (K,)."""
+        return np.bincount(self.assigned, minlength=len(self.centroids)).astype(np.int64)
+
+    def rank(self, first: Rows | None = None) -> Rows:
+        """Rank the clusters: by `first` (K,), smallest first, then the largest, then the tightest."""
+        spread = np.bincount(self.assigned, self.errors, minlength=len(self.centroids))
+        keys = (spread, -self.sizes) if first is None else (spread, -self.sizes, first)
+        return np.lexsort(keys)
+
+
+def order_by_value(vectors: Vectors) -> Rows:
+    """Return the rows sorted by their first values, equal ones by row: a shuffled pool gives the same vectors in turn.
+
+    Args:
+        vectors: (N, D) float32.
+
+    Returns:
+        (N,) int64.
+    """
+    return np.lexsort(vectors[:, :ORDER_COLUMNS].T[::-1])
+
+
+def cluster_rows(vectors: Vectors, num_clusters: int, seed: int, num_restarts: int = 1) -> Clusters:
+    """Cluster rows by k-means, the best of several restarts.
+
+    Args:
+        vectors: (N, D) float32.
+        num_clusters: K, at most N.
+        seed: of the first centroids.
+        num_restarts: restarts.
+    """
+    order = order_by_value(vectors)
+    ordered = vectors[order]
+    kmeans = faiss.Kmeans(
+        vectors.shape[1],
+        num_clusters,
+        niter=NUM_ITERATIONS,
+        nredo=num_restarts,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(vectors),
+    )
+    kmeans.train(ordered)
+    errors, assigned = kmeans.index.search(ordered, 1)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    centroids = np.asarray(kmeans.centroids, dtype=np.float32)
+    return Clusters(centroids, assigned[rank, 0].astype(np.int64), errors[rank, 0].astype(np.float64))

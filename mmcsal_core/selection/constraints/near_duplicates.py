@@ -1,0 +1,113 @@
+"""Groups of near-duplicates: every member is near its leader, and only the leader may be picked.
+
+Leaders are taken in turn, and each takes the rows near it that no earlier leader has taken: labelled rows first, then
+by the number of near rows, most first, then by row. So no two leaders are near each other, and nothing that is closed
+is farther from its leader than the threshold says. Connected components were not chosen: a chain of small steps would
+join pairs that have nothing in common.
+
+Butina, "Unsupervised data base clustering based on Daylight's fingerprint and Tanimoto similarity" (1999).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmcsal_core.errors import ConfigError
+from mmcsal_core.neighbors.config import NeighborConfig
+from mmcsal_core.neighbors.index import Index, build_index
+from mmcsal_core.neighbors.vectors import Rows, Vectors, iter_blocks
+
+ROUNDING = 1e-6
+"""Error of a float32 cosine, so that a threshold of 1 finds exact duplicates."""
+
+COUNTED_ROWS = 1024
+TAKEN_ROWS = 256
+"""Rows searched together; a row may have the whole pool near it."""
+
+NO_LEADER = -1
+
+
+@dataclass(frozen=True, eq=False)
+class NearDuplicates:
+    """The groups of a pool.
+
+    Args:
+        leaders: (N,) the row that leads each row's group; its own where it has no near-duplicate.
+        labelled: (L,) rows that are labelled.
+    """
+
+    leaders: Rows
+    labelled: Rows
+
+    def list_closed(self) -> Rows:
+        """Return the rows that may not be picked: all but the leaders, and all whose leader is labelled."""
+        is_leader = self.leaders == np.arange(len(self.leaders))
+        return np.flatnonzero(~is_leader | np.isin(self.leaders, self.labelled))
+
+    def count_members(self) -> Rows:
+        """Return the size of the group that each row leads, 0 where it leads none, (N,)."""
+        return np.bincount(self.leaders, minlength=len(self.leaders)).astype(np.int64)
+
+    def describe(self) -> dict[str, int]:
+        """Return how many groups of two or more there are, and how many pairs are in them."""
+        sizes = self.count_members()
+        return {"groups": int((sizes > 1).sum()), "pairs": int(sizes[sizes > 1].sum())}
+
+    def list_members(self) -> Rows:
+        """Return the rows of groups of two or more."""
+        return np.flatnonzero(self.count_members()[self.leaders] > 1)
+
+
+def group_near_duplicates(joint: Vectors, labelled: Rows, threshold: float, search: NeighborConfig) -> NearDuplicates:
+    """Group the rows whose cosine with a leader is at least the threshold.
+
+    Args:
+        joint: (N, D) float32 of unit length.
+        labelled: (L,) rows that lead before all others.
+        threshold: in (0, 1].
+        search: kind of index.
+
+    Raises:
+        ConfigError: the index has no range search.
+    """
+    index = build_index(joint, search)
+    threshold -= ROUNDING
+    everyone = np.arange(len(joint), dtype=np.int64)
+    num_near = np.concatenate([np.diff(limits) for _, limits, _ in _find_near(index, joint, everyone, threshold)])
+    is_later = np.ones(len(joint), dtype=bool)
+    is_later[labelled] = False
+    order = np.lexsort((everyone, -num_near, is_later))
+    leaders = np.full(len(joint), NO_LEADER, dtype=np.int64)
+    _take_turns(index, joint, order[num_near[order] > 1], threshold, leaders)
+    return NearDuplicates(np.where(leaders == NO_LEADER, everyone, leaders), labelled)
+
+
+def _take_turns(index: Index, joint: Vectors, order: Rows, threshold: float, leaders: Rows) -> None:
+    """Let rows lead in turn, in place."""
+    place = 0
+    while place < len(order):
+        rows = order[place : place + TAKEN_ROWS]
+        place += len(rows)
+        free = rows[leaders[rows] == NO_LEADER]
+        for own, limits, near in _find_near(index, joint, free, threshold):
+            for number, row in enumerate(own.tolist()):
+                if leaders[row] == NO_LEADER:
+                    found = near[limits[number] : limits[number + 1]]
+                    found = found[leaders[found] == NO_LEADER]
+                    leaders[found[joint[found] @ joint[row] >= threshold]] = row  # an index may compress vectors
+                    leaders[row] = row
+
+
+def _find_near(index: Index, joint: Vectors, rows: Rows, threshold: float) -> Iterator[tuple[Rows, Rows, Rows]]:
+    """Yield blocks of rows, where each one's near rows begin and end, and all near rows."""
+    for block in iter_blocks(len(rows), COUNTED_ROWS):
+        try:
+            limits, _, near = index.range_search(np.ascontiguousarray(joint[rows[block]]), threshold)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ConfigError(
+                f"near_duplicates need an index with range search, got a search.index_key without ({reason}); write "
+                "e.g. auto or IVF1024,Flat"
+            ) from error
+        yield rows[block], limits.astype(np.int64), near

@@ -1,0 +1,220 @@
+"""Quotas: how many picks each group gets, and the rule that sees to it.
+
+A group that has reached its maximum is closed. Once the picks left are just those that unmet minimums need, every group
+without an unmet minimum is closed. Both only ever close rows, so greedy stays exact. Labelled pairs do not count
+towards quotas: a quota says whom to ask about next.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmcsal_core.errors import ConfigError, DataError, GateError
+from mmcsal_core.neighbors.vectors import Floats, Rows
+from mmcsal_core.selection.constraints.config import QuotaConfig
+from mmcsal_core.selection.engine.eligibility import NO_ROWS
+
+NULL_GROUP = "null"
+"""How the group of pairs whose value is NULL is spelled."""
+
+SHOWN_GROUPS = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """The group of every row.
+
+    Args:
+        column: metadata column that the groups are of.
+        names: (G,) text of each group, sorted.
+        codes: (N,) number of each row's group.
+    """
+
+    column: str
+    names: tuple[str, ...]
+    codes: Rows
+
+    def count(self, rows: Rows) -> Rows:
+        """Count rows by group, (G,)."""
+        return np.bincount(self.codes[rows], minlength=len(self.names)).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class QuotaPlan:
+    """What each group gets, at least and at most.
+
+    Args:
+        groups: of the pool.
+        least: (G,) picks.
+        most: (G,) picks.
+        budget: picks in all.
+    """
+
+    groups: Groups
+    least: Rows
+    most: Rows
+    budget: int
+
+    def check_met(self, picks: Rows) -> None:
+        """Refuse picks that fall short of a minimum, which another limit may have caused.
+
+        Raises:
+            GateError: a group has too few picks.
+        """
+        counts = self.groups.count(picks)
+        short = np.flatnonzero(counts < self.least)
+        if len(short):
+            group = int(short[0])
+            raise GateError(
+                f"{self.groups.column} {self.groups.names[group]!r} must have {self.least[group]} picks and got "
+                f"{counts[group]} before another limit ended the selection ({len(short)} such groups); loosen "
+                "min_gain, min_distance, cost_budget or the quota"
+            )
+
+
+def group_rows(column: str, values: pa.ChunkedArray) -> Groups:
+    """Group rows by the text of a metadata column.
+
+    Raises:
+        ConfigError: the column has no text form, e.g. lists.
+        DataError: the column has both NULL and the text `null`.
+    """
+    try:
+        text = pc.cast(values, pa.string()).combine_chunks()
+    except pa.ArrowException as error:
+        raise ConfigError(
+            f"quotas.column must hold numbers, booleans, dates or text, {column!r} holds {values.type}; choose another"
+        ) from error
+    if text.null_count and pc.any(pc.equal(text, NULL_GROUP)).as_py():
+        raise DataError(f"{column} has both NULL and the text {NULL_GROUP!r}, which are one word; rename the text")
+    names, codes = np.unique(pc.fill_null(text, NULL_GROUP).to_numpy(zero_copy_only=False), return_inverse=True)
+    return Groups(column, tuple(map(str, names)), codes.astype(np.int64))
+
+
+def plan_quotas(config: QuotaConfig, groups: Groups, is_open: npt.NDArray[np.bool_], budget: int | None) -> QuotaPlan:
+    """Turn quotas into a least and a most for each group, and make sure that they can be kept.
+
+    Args:
+        config: quotas.
+        groups: of N rows.
+        is_open: (N,) which rows may be picked.
+        budget: picks in all; None where only maximums are asked for and other limits end the selection.
+
+    Raises:
+        ConfigError: a quota is of a value that the column does not have.
+        GateError: the quotas cannot be kept; the message says which and by how much.
+    """
+    _refuse_unknown(config, groups)
+    available = groups.count(np.flatnonzero(is_open))
+    least = _fill_in({**config.minimum, **config.exact}, groups, 0)
+    most = _fill_in({**config.maximum, **config.exact}, groups, len(is_open))
+    lacking = np.flatnonzero(least > available)
+    if len(lacking):
+        raise GateError("quotas need more pairs than may be picked: " + _explain(groups, lacking, least, available))
+    most = np.minimum(most, available)
+    if budget is None:
+        return QuotaPlan(groups, least, most, int(most.sum()))
+    _check_sums(groups, least, most, budget)
+    if config.balance is not None:
+        wanted = _list_wanted(config.balance, groups, budget)
+        least = most = share_out(wanted, least, most, budget)
+    return QuotaPlan(groups, least, most, budget)
+
+
+def share_out(wanted: Floats, least: Rows, most: Rows, total: int) -> Rows:
+    """Share picks out, one at a time to the group that lacks most, ties to the first.
+
+    With equal wishes this fills groups evenly, as water would; with wishes that sum to the total it is the method of
+    largest remainders.
+
+    Args:
+        wanted: (G,) picks that each group would have if it could.
+        least: (G,) picks that it has at least.
+        most: (G,) picks that it has at most.
+        total: between the sums of `least` and `most`.
+
+    Returns:
+        (G,) that sum to the total.
+    """
+    shares = least.astype(np.int64)
+    for _ in range(total - int(shares.sum())):
+        lack = np.where(shares < most, wanted - shares, -np.inf)
+        shares[int(lack.argmax())] += 1
+    return shares
+
+
+class Quotas:
+    """The rule of a plan. Groups close and never open again."""
+
+    def __init__(self, plan: QuotaPlan) -> None:
+        self._plan = plan
+        order = np.argsort(plan.groups.codes, kind="stable")
+        ends = np.cumsum(np.bincount(plan.groups.codes, minlength=len(plan.groups.names)))
+        self._members = np.split(order.astype(np.int64), ends[:-1])
+        self._counts = np.zeros(len(plan.groups.names), dtype=np.int64)
+        self._is_closed = np.zeros(len(plan.groups.names), dtype=bool)
+
+    def close_at_start(self) -> Rows:
+        """Return the rows of groups that get no pick."""
+        return self._close()
+
+    def close_after(self, row: int) -> Rows:
+        """Count a pick; return the rows of groups that get no more."""
+        self._counts[self._plan.groups.codes[row]] += 1
+        return self._close()
+
+    def _close(self) -> Rows:
+        unmet = np.maximum(self._plan.least - self._counts, 0)
+        is_done = self._counts >= self._plan.most
+        if self._plan.budget - int(self._counts.sum()) <= int(unmet.sum()):
+            is_done |= unmet == 0
+        closing = np.flatnonzero(is_done & ~self._is_closed)
+        self._is_closed[closing] = True
+        return np.concatenate([self._members[group] for group in closing]) if len(closing) else NO_ROWS
+
+
+def _check_sums(groups: Groups, least: Rows, most: Rows, budget: int) -> None:
+    if least.sum() > budget:
+        raise GateError(
+            f"minimums sum to {least.sum()} and the budget is {budget}: {least.sum() - budget} too many; lower a "
+            "minimum or raise the budget"
+        )
+    if most.sum() < budget:
+        raise GateError(
+            f"the quotas on {groups.column} let {most.sum()} pairs be picked and the budget is {budget}: "
+            f"{budget - most.sum()} too few; raise a maximum or lower the budget"
+        )
+
+
+def _list_wanted(balance: str, groups: Groups, budget: int) -> Floats:
+    sizes = groups.count(np.arange(len(groups.codes)))
+    if balance == "equal":
+        return np.full(len(sizes), budget / len(sizes))
+    return np.asarray(budget * sizes / sizes.sum())
+
+
+def _fill_in(quotas: Mapping[str, int], groups: Groups, default: int) -> Rows:
+    return np.array([quotas.get(name, default) for name in groups.names], dtype=np.int64)
+
+
+def _refuse_unknown(config: QuotaConfig, groups: Groups) -> None:
+    asked = {**config.exact, **config.minimum, **config.maximum}
+    unknown = sorted(set(asked) - set(groups.names))
+    if unknown:
+        shown = ", ".join(groups.names[:SHOWN_GROUPS]) + (", ..." if len(groups.names) > SHOWN_GROUPS else "")
+        raise ConfigError(
+            f"quotas are of values of the column {groups.column!r}, got {unknown[0]!r}; in this pool it has {shown}"
+        )
+
+
+def _explain(groups: Groups, lacking: Rows, least: Rows, available: Rows) -> str:
+    lines: Sequence[str] = [
+        f"{groups.column} {groups.names[group]!r} needs {least[group]} pairs and has {available[group]}: "
+        f"{least[group] - available[group]} too many"
+        for group in lacking.tolist()
+    ]
+    return "; ".join(lines)

@@ -1,0 +1,26 @@
+"""The `coverage` strategy: greedy facility location with a Gaussian kernel on the concatenated embeddings.
+
+Facility location is monotone and submodular, so greedy reaches 1 - 1/e of the optimum (Nemhauser, Wolsey & Fisher, "An
+analysis of approximations for maximizing submodular set functions", 1978); as a choice of what to label: Wei, Iyer &
+Bilmes, "Submodularity in data subset selection and active learning" (ICML 2015). The kernel is held on k-nearest-
+neighbour edges and its bandwidth is taken from the pool, as for `mmcsal`; there is one relation, and no trust.
+"""
+
+from mmcsal_core.neighbors.graph import build_graph
+from mmcsal_core.neighbors.index import find_rows
+from mmcsal_core.neighbors.relations import Relation
+from mmcsal_core.selection.coreset import Picks, Request
+from mmcsal_core.selection.covering import cover_greedily
+from mmcsal_core.selection.engine.cover import round_graph
+from mmcsal_core.selection.horizon import find_horizon
+from mmcsal_core.selection.pool import Pool
+
+
+def select_coverage(pool: Pool, request: Request) -> Picks:
+    """Pick the row that raises the mean best kernel value most, again and again."""
+    config = request.config
+    relation = Relation("joint", pool.joint, pool.joint, 1.0)
+    neighbors = find_rows(pool.joint, pool.joint, config.search)
+    kernel = build_graph([relation], [neighbors], config.kernel, request.seed)
+    whole = round_graph(kernel)
+    return cover_greedily(whole, request, "coverage", find_horizon(whole, neighbors.shape[1]))

@@ -1,0 +1,45 @@
+"""How a selection ends: by its budget, by a gain too small, by constraints, or because no pick gains anything.
+
+The last befalls a pool of exact duplicates: whatever is left is a copy of a pick. Such pairs fill the budget up in the
+order of their rows, with gain 0 and the phase `exhausted`, unless the configuration says to stop.
+"""
+
+import numpy as np
+
+from mmcsal_core.neighbors.vectors import Rows
+from mmcsal_core.selection.coreset import Ending, Picks, Request, collect_picks
+from mmcsal_core.selection.engine.eligibility import Eligibility
+
+EXHAUSTED = "exhausted"
+
+
+def end_selection(picks: Picks, request: Request, num_rows: int) -> tuple[Picks, Ending]:
+    """Say why a strategy made no more picks, and fill up where it could gain nothing.
+
+    Args:
+        picks: of the strategy.
+        request: what was asked of it.
+        num_rows: N.
+    """
+    if len(picks.indices) == request.budget:
+        return picks, Ending("budget")
+    eligibility = resume_eligibility(request, num_rows, picks.indices)
+    open_rows = np.flatnonzero(eligibility.is_open)
+    if len(open_rows) == 0 or request.config.min_distance is not None:
+        return picks, Ending("constraints")
+    if request.config.min_gain is not None:
+        return picks, Ending("min_gain")
+    exhausted_at = len(picks.indices)
+    if request.config.when_exhausted == "stop":
+        return picks, Ending("exhausted", exhausted_at)
+    filled = eligibility.take_in_order(open_rows, request.budget - exhausted_at)
+    whole = picks.followed_by(collect_picks(filled, EXHAUSTED, [(0.0, 0.0, 0.0)] * len(filled)))
+    return whole, Ending("budget" if len(whole.indices) == request.budget else "constraints", exhausted_at)
+
+
+def resume_eligibility(request: Request, num_rows: int, picks: Rows) -> Eligibility:
+    """Return who may still be picked after given picks."""
+    eligibility = request.constraints.begin(num_rows, request.labelled)
+    for row in picks.tolist():
+        eligibility.take(row)
+    return eligibility

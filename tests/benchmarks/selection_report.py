@@ -1,0 +1,117 @@
+"""Writes docs/benchmarks.md: what was run on which machine, one table a group, what was not run."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tests.benchmarks.selection_cases import TIMED_PICKS, Group
+from tests.benchmarks.selection_machine import Machine
+from tests.benchmarks.selection_pools import DESCRIPTIONS
+from tests.benchmarks.selection_rows import COVERAGE_COLUMNS, K_CENTER_COLUMNS
+
+TITLE = "# Benchmarks of selection"
+SECTIONS = ("## What was run", "## How to read the tables", "## Results", "## Not run")
+
+HOW_TO_READ = f"""\
+Each row is a process of its own, held to one core and one BLAS thread. The pool is read from a memory-mapped file
+whose pages are touched before the clock starts; imports and a first call on 512 rows come before it too.
+
+- **same picks**: picks of exact methods are compared with the reference of the table, in pick order; `tie` says
+  that two rows whose values differ by less than 1e-6 (in float64, in brackets) were ranked the other way round,
+  after which lists may differ. `not exact` methods aim at something else, or approximate, and `pair kernel` methods
+  pick by another kernel; read their radius and coverage.
+- **CPU s**: of all threads. **wall s**: on the clock. **loop / this**, **dense / this**: CPU seconds of the
+  reference over those of the row.
+- **timed**: `first n, x f` says that only the first n picks of k were timed. What a run of 2 picks takes is counted
+  once, the rest is multiplied up to k. Such a row has no radius and no coverage. Methods that are extrapolated pass
+  over the whole pool once for each pick. Peers are timed on {TIMED_PICKS} picks at most where all would take long.
+- **GF/s**: 2 N D k over CPU seconds, what a plain loop would have computed; compare with the matrix product's rate
+  above.
+- **peak GiB**: resident memory at most, libraries and the touched pages of the pool included; **above data**: the
+  rise over what was resident before the call.
+- **radius**: distance of a row to its nearest pick, at most. **coverage**: mean over the pool of the best kernel
+  value of a pick, exp(-d^2 / s), with s the median squared distance to the 60th neighbour; float64 up to 200
+  million pick-row pairs, float32 above. Rows of the pair kernel measure coverage with the kernel of the strategy
+  `mmcsal`.
+- **graph s**, **greedy s**: CPU seconds of neighbour search and kernel (or the dense kernel), and of picking. What
+  is left of CPU s is checks, weights and radius. **of dense**: coverage over that of greedy on the dense kernel.
+- `mmcsal` rows call `select_coreset`, which also checks the vectors and returns weights, gains, cells and the
+  covering radius; other packages return indices. `greedy alone` is the part of the same call that picks.
+
+`numpy loop`: farthest-first, one matrix-vector product and one maximum in place for each pick. `numpy dense
+greedy`: lazy greedy on the N x N kernel in float64. `anomalib's algorithm`: its k-center greedy written out with
+torch (sparse random projection at distortion 0.9, then the farthest row one at a time), since the package itself is
+not installed for it; exact in its projection only. `mmcsal, coverage alone`: the default strategy without trust,
+repulsion, swaps and second phase."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A group with the rows of its table."""
+
+    group: Group
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """When and how the figures came about.
+
+    Args:
+        command: that was given.
+        first: date of the oldest figure, empty where there is none.
+        last: date of the newest.
+        machine: where.
+        peers: packages with their versions.
+        notes: what else must be said, one line each.
+    """
+
+    command: str
+    first: str
+    last: str
+    machine: Machine
+    peers: Sequence[str]
+    notes: Sequence[str] = ()
+
+
+def render_report(occasion: Occasion, tables: Sequence[Table], not_run: Sequence[Group]) -> str:
+    """Return the document."""
+    kinds = dict.fromkeys([table.group.pool.kind for table in tables])
+    parts = [
+        TITLE,
+        "Written by `make bench-selection`; do not edit.",
+        SECTIONS[0],
+        _render_occasion(occasion),
+        "\n".join(f"- **{kind}**: {DESCRIPTIONS[kind]}." for kind in kinds) or "No pool was used.",
+        SECTIONS[1],
+        HOW_TO_READ,
+        SECTIONS[2],
+        *[_render_table(table) for table in tables],
+        SECTIONS[3],
+        "\n".join(f"- {group.title}" for group in not_run) or "Nothing was left out.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _render_occasion(occasion: Occasion) -> str:
+    machine = occasion.machine
+    lines = [
+        f"- Command: `{occasion.command}`",
+        f"- Measured: {occasion.first} to {occasion.last}",
+        f"- Machine: {machine.processor}; {machine.memory_gib:.0f} GiB",
+        f"- Software: {', '.join(machine.software)}",
+        f"- Peers: {', '.join(occasion.peers)}",
+        f"- Matrix product of numpy in float32 on one thread: {machine.sgemm_gflops:.0f} GF/s",
+        *[f"- {note}" for note in occasion.notes],
+    ]
+    return "\n".join(lines)
+
+
+def _render_table(table: Table) -> str:
+    columns = K_CENTER_COLUMNS if table.group.task == "k-center" else COVERAGE_COLUMNS
+    lines = [_render_line(columns), _render_line(["---", "---", *["---:"] * (len(columns) - 2)])]
+    lines += [_render_line(row) for row in table.rows]
+    return f"### {table.group.title}\n\n" + "\n".join(lines)
+
+
+def _render_line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"

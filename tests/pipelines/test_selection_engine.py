@@ -1,0 +1,270 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from ray.exceptions import RayError
+from scipy import sparse
+
+from mmcsal_core.neighbors.vectors import Rows, Vectors
+from mmcsal_core.selection.config import SelectionConfig
+from mmcsal_core.selection.coreset import Picks, Request
+from mmcsal_core.selection.covering import cover_greedily
+from mmcsal_core.selection.engine.cover import Cover, round_graph
+from mmcsal_core.selection.engine.eligibility import Eligibility
+from mmcsal_core.selection.engine.engines import Engine, LocalEngine, split_rows
+from mmcsal_core.selection.engine.k_center import KCenter, KCenterShard
+from mmcsal_core.selection.engine.lazy_blocks import Limits, Round, Search, count_start, pick_greedily
+from mmcsal_core.selection.engine.pick_log import NoPickLog, PickLog
+from mmcsal_core.selection.engine.proposals import Proposal
+from mmcsal_core.selection.k_center import select_k_center
+from mmcsal_core.selection.mmcsal import cover_graph
+from mmcsal_core.selection.pair_graph import build_pair_graph
+from mmcsal_core.selection.pool import make_pool
+from pipelines.selection_engine import MAX_RESTARTS, RayEngine, RayShards
+from tests.core.pair_pools import make_clustered_pool
+
+NUM_PAIRS, BUDGET = 6500, 400
+"""Seven blocks of rows, the last one shorter: four actors hold two, two, two and one."""
+
+CONFIG = SelectionConfig(refine="swap")
+LABELLED = np.array([3, 1024, 6499])
+POOL = make_pool(make_clustered_pool(NUM_PAIRS, num_clusters=40, dim=16).embeddings)
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+class ListLog:
+    """A pick log in memory that calls somebody at every round."""
+
+    def __init__(self, done: Sequence[Round] = (), on_round: Callable[[int], None] = lambda _: None) -> None:
+        self.done, self.appended, self.on_round = list(done), list[Round](), on_round
+
+    def read(self, part: str) -> Sequence[Round]:
+        return self.done
+
+    def append(self, part: str, done: Round) -> None:
+        self.appended.append(done)
+        self.on_round(len(self.appended))
+
+
+class WatchedEngine:
+    """An engine that shows what it has opened."""
+
+    def __init__(self, num_actors: int) -> None:
+        self.engine = RayEngine(num_actors, num_cpus=0.25)
+        self.opened: list[RayShards] = []
+
+    def open_cover(self, *args: Any) -> RayShards:
+        self.opened.append(self.engine.open_cover(*args))
+        return self.opened[-1]
+
+    def open_k_center(self, *args: Any) -> RayShards:
+        self.opened.append(self.engine.open_k_center(*args))
+        return self.opened[-1]
+
+    def kill(self, number: int) -> None:
+        ray.kill(self.opened[-1].actors[number])
+
+
+def ask(engine: Engine, log: PickLog | None = None, labelled: Rows = LABELLED) -> Request:
+    return Request(BUDGET, labelled, 0, CONFIG, engine=engine, log=log or NoPickLog())
+
+
+@pytest.fixture(scope="module")
+def select() -> dict[str, Callable[[Request], Picks]]:
+    graph = build_pair_graph(POOL, CONFIG, 0)
+    return {
+        "k_center": lambda request: select_k_center(POOL, request),
+        "coverage": lambda request: cover_greedily(graph.kernel, request, "coverage"),
+        "mmcsal": lambda request: cover_graph(graph, request),
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(select: dict[str, Callable[[Request], Picks]]) -> dict[str, Picks]:
+    return {name: choose(ask(LocalEngine(1, 1))) for name, choose in select.items()}
+
+
+def check_same(picks: Picks, expected: Picks) -> None:
+    np.testing.assert_array_equal(picks.indices, expected.indices)
+    np.testing.assert_array_equal(picks.terms, expected.terms)
+    assert picks.phases == expected.phases
+
+
+def count_replaced(caplog: pytest.LogCaptureFixture) -> int:
+    return sum("has died and is replaced" in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize("name", ["k_center", "coverage", "mmcsal"])
+@pytest.mark.parametrize("num_actors", [1, 2, 4])
+def test_the_same_bits_on_any_number_of_actors(
+    select: dict[str, Callable[[Request], Picks]], expected: dict[str, Picks], name: str, num_actors: int
+) -> None:
+    engine = WatchedEngine(num_actors)
+    check_same(select[name](ask(engine)), expected[name])
+    assert [len(shards.actors) for shards in engine.opened] == [num_actors]
+    assert len(expected[name].indices) > 300
+
+
+def test_the_cells_of_k_center_come_from_the_actors(expected: dict[str, Picks]) -> None:
+    labels = np.empty(0, dtype=np.int64)
+    one, two = (select_k_center(POOL, ask(engine, labelled=labels)) for engine in (LocalEngine(1), WatchedEngine(2)))
+    check_same(two, one)
+    assert one.cells is not None
+    np.testing.assert_array_equal(one.cells, two.cells)
+
+
+def list_views(held: object) -> list[tuple[int, ...]]:
+    """Return the shapes of the arrays in an object that lie in memory that is not theirs to change."""
+    if isinstance(held, np.ndarray):
+        return [] if held.flags.writeable or held.flags.owndata else [held.shape]
+    return [shape for value in getattr(held, "__dict__", {}).values() for shape in list_views(value)]
+
+
+def test_an_actor_works_on_views_of_the_object_store() -> None:
+    engine, num_rows = RayEngine(2, num_cpus=0.25), 4096
+    kernel = sparse.random_array((NUM_PAIRS, NUM_PAIRS), density=0.01, format="csr", rng=np.random.default_rng(0))
+    edges = round_graph(kernel)
+    held = []
+    for shards in (
+        engine.open_k_center(POOL.joint, LABELLED, None),
+        engine.open_cover(edges, Cover(np.ones(NUM_PAIRS), 0.0), LABELLED),
+    ):
+        held.append(ray.get(shards.actors[0].__ray_call__.remote(list_views)))
+    num_edges = int(edges.indptr[num_rows])
+    assert POOL.joint[:num_rows].shape in held[0]
+    assert held[1].count((num_edges,)) == 2
+    assert (num_rows + 1,) in held[1]
+
+
+@pytest.mark.parametrize("killed", [{2: 0}, {1: 1, 4: 1}])
+def test_the_same_bits_after_actors_were_killed(
+    select: dict[str, Callable[[Request], Picks]],
+    expected: dict[str, Picks],
+    caplog: pytest.LogCaptureFixture,
+    killed: dict[int, int],
+) -> None:
+    engine = WatchedEngine(2)
+    log = ListLog(on_round=lambda number: engine.kill(killed[number]) if number in killed else None)
+    check_same(select["k_center"](ask(engine, log)), expected["k_center"])
+    assert count_replaced(caplog) == len(killed)
+
+
+def test_coverage_and_swaps_survive_the_death_of_an_actor(
+    select: dict[str, Callable[[Request], Picks]], expected: dict[str, Picks], caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = ListLog()
+    select["mmcsal"](ask(LocalEngine(2, 1), whole))
+    last, engine = len(whole.appended), WatchedEngine(2)
+    log = ListLog(on_round=lambda number: engine.kill(0) if number in (2, last) else None)
+    check_same(select["mmcsal"](ask(engine, log)), expected["mmcsal"])
+    assert last > 2
+    assert count_replaced(caplog) == 2
+
+
+def test_an_actor_that_dies_too_often_ends_the_selection(
+    select: dict[str, Callable[[Request], Picks]], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = WatchedEngine(1)
+    log = ListLog(on_round=lambda _: engine.kill(0))
+    with pytest.raises(RayError, match=f"rows from 0 on may die {MAX_RESTARTS} times in a selection, but has died"):
+        select["k_center"](ask(engine, log))
+    assert len(log.appended) == MAX_RESTARTS + 1
+    assert count_replaced(caplog) == MAX_RESTARTS
+
+
+class DyingShard(KCenterShard):
+    """Dies once, when it has counted three updates and done what was asked, before it can answer."""
+
+    def __init__(self, vectors: Vectors, first_row: int, closed: Rows, method: str, mark: Path) -> None:
+        super().__init__(vectors, first_row, closed)
+        self.method, self.mark, self.counted = method, mark, list[int]()
+
+    def propose(self, num_rows: int) -> Proposal:
+        proposal = super().propose(num_rows)
+        self.die_in("propose")
+        return proposal
+
+    def fetch(self, rows: Rows) -> tuple[Vectors, Vectors]:
+        fetched = super().fetch(rows)
+        self.die_in("fetch")
+        return fetched
+
+    def apply(self, update: Vectors, closed: Rows) -> None:
+        super().apply(update, closed)
+        self.counted.append(len(update))
+        self.die_in("apply")
+
+    def die_in(self, method: str) -> None:
+        if method == self.method and len(self.counted) == 3 and not self.mark.exists():
+            self.mark.touch()
+            os._exit(1)
+
+    def list_counted(self) -> list[int]:
+        return self.counted
+
+
+@pytest.mark.parametrize("method", ["propose", "fetch", "apply"])
+def test_an_actor_that_dies_in_a_call_does_what_it_was_asked_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    start = np.array([0])
+
+    def pick(shards: Any) -> list[Round]:
+        search = Search(KCenter(), shards, Eligibility(NUM_PAIRS, start))
+        count_start(search, start)
+        return pick_greedily(search, Limits(BUDGET))
+
+    local = LocalEngine(2, 1).open_k_center(POOL.joint, start, None)
+    spans = split_rows(NUM_PAIRS, 2)
+    opening = {
+        span.start: partial(DyingShard, POOL.joint[span], span.start, start, method, tmp_path / "mark")
+        for span in spans
+    }
+    shards = RayShards(DyingShard, opening, num_cpus=0.25)
+    rounds = pick(shards)
+    assert rounds == pick(local)
+    assert count_replaced(caplog) == 1
+    assert shards.gather("list_counted") == [[1, *(len(done.rows) for done in rounds)]] * 2
+
+
+@pytest.mark.parametrize("name", ["k_center", "coverage", "mmcsal"])
+def test_a_run_that_was_cut_goes_on_from_its_log(
+    select: dict[str, Callable[[Request], Picks]], expected: dict[str, Picks], name: str
+) -> None:
+    whole = ListLog()
+    select[name](ask(LocalEngine(2, 1), whole))
+    assert len(whole.appended) >= 4
+    for num_kept in (1, 3, len(whole.appended)):
+        rest = ListLog(whole.appended[:num_kept])
+        check_same(select[name](ask(LocalEngine(2, 1), rest)), expected[name])
+        assert rest.appended == whole.appended[num_kept:]
+
+
+def test_actors_go_on_from_the_log_of_another_engine(
+    select: dict[str, Callable[[Request], Picks]], expected: dict[str, Picks]
+) -> None:
+    whole = ListLog()
+    select["k_center"](ask(LocalEngine(2, 1), whole))
+    rest = ListLog(whole.appended[:3])
+    check_same(select["k_center"](ask(WatchedEngine(2), rest)), expected["k_center"])
+    assert rest.appended == whole.appended[3:]
+
+
+def test_a_node_that_is_lost_changes_no_pick(expected: dict[str, Picks]) -> None:
+    command = [sys.executable, "-W", "ignore", "-m", "tests.pipelines.lost_node"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["num_replaced"] >= 1
+    assert found["nodes_of_actors"] == 2
+    np.testing.assert_array_equal(found["indices"], expected["k_center"].indices)
+    np.testing.assert_array_equal(found["terms"], expected["k_center"].terms)

@@ -1,0 +1,54 @@
+"""A selection from stored artifacts measures on the configured space, and reads what that takes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmcsal_core.artifacts import Artifact, plan_ranges
+from mmcsal_core.neighbors import NeighborConfig
+from mmcsal_core.selection import SelectionConfig, select_coreset
+from mmcsal_core.selection.config import Strategy
+from mmcsal_core.selection.coreset import Request
+from mmcsal_core.selection.engine.eligibility import NO_ROWS
+from mmcsal_core.selection.stored_pool import PoolArtifacts, read_pool
+from mmcsal_core.selection.strategies import select_from_pool
+from mmcsal_core.storage import Store
+from pipelines.neighbors import NeighborWorker, publish_indexes
+from pipelines.stage_run import StageRun
+from tests.pipelines.pair_artifacts import MODALITIES, PairArtifacts, write_pair_artifacts
+
+NUM_PAIRS = 150
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> PairArtifacts:
+    folder: Path = tmp_path_factory.mktemp("run")
+    return write_pair_artifacts(Store(str(folder)), NUM_PAIRS)
+
+
+@pytest.fixture(scope="module")
+def inputs(made: PairArtifacts) -> PoolArtifacts:
+    indexes, neighbors = (Artifact(made.run, name, "neighbors") for name in ("indexes", "neighbors"))
+    publish_indexes(made.embeddings, made.features, indexes, NeighborConfig(), StageRun(neighbors, "f"))
+    plan = neighbors.begin("f", lambda: plan_ranges(NUM_PAIRS, NUM_PAIRS))
+    worker = NeighborWorker(
+        embeddings=made.embeddings, indexes=indexes, out=neighbors, plan=plan, num_neighbors=64, num_threads=1
+    )
+    worker.run_shard(plan.shards[0])
+    neighbors.finish(plan, properties={"pool": NUM_PAIRS, "num_neighbors": 64})
+    return PoolArtifacts(made.pairs, made.features, made.embeddings, indexes, neighbors)
+
+
+@pytest.mark.parametrize("space", ["joint", "features", "text"])
+@pytest.mark.parametrize("strategy", ["mmcsal", "k_center"])
+def test_a_stored_pool_is_selected_from_like_one_in_memory(
+    made: PairArtifacts, inputs: PoolArtifacts, strategy: Strategy, space: str
+) -> None:
+    config = SelectionConfig(strategy=strategy, space=space)
+    stored = read_pool(inputs, MODALITIES, config).pool
+    found = select_from_pool(stored, Request(12, NO_ROWS, 5, config)).indices
+    expected = select_coreset(made.pool.embeddings, 12, features=made.pool.features, seed=5, config=config).indices
+    np.testing.assert_array_equal(found, expected)
+    if strategy == "k_center":
+        assert bool(stored.spaces) == (space == "features")
