@@ -23,7 +23,9 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from mmcsal_core.neighbors.vectors import Floats, Rows
-from mmcsal_core.selection.engine.cover import Cover, CoverShard, Whole
+from mmcsal_core.neighbors.whole_kernel import Whole
+from mmcsal_core.selection.engine.cover import CoverShard
+from mmcsal_core.selection.engine.cover_objective import Cover
 from mmcsal_core.selection.engine.engines import Engine, LocalEngine, describe_cover, split_rows
 from mmcsal_core.selection.engine.k_center import KCenterShard
 from mmcsal_core.selection.engine.local_shards import Shard, fetch_parts

@@ -13,6 +13,7 @@ from mmcsal_core.neighbors.index import NO_NEIGHBOR
 from mmcsal_core.neighbors.kernel import compute_kernel
 from mmcsal_core.neighbors.relations import Relation, measure_bandwidth
 from mmcsal_core.neighbors.vectors import Rows
+from mmcsal_core.neighbors.whole_kernel import to_whole
 
 
 def build_graph(
@@ -27,12 +28,12 @@ def build_graph(
         seed: of the sample of rows behind the bandwidths.
 
     Returns:
-        (N, N) float64, symmetric, sorted columns, the diagonal k(i, i) stored.
+        (N, N) int32 multiples of 2^-30, symmetric, sorted columns, the diagonal k(i, i) stored.
     """
     upper = union_edges(neighbors, len(relations[0].queries))
     left = np.repeat(np.arange(upper.shape[0], dtype=np.int32), np.diff(upper.indptr))
     bandwidths = [measure_bandwidth(relation, config.bandwidth_neighbor, seed) for relation in relations]
-    values = compute_kernel(relations, bandwidths, (left, upper.indices))
+    values = to_whole(compute_kernel(relations, bandwidths, (left, upper.indices)))
     is_off = left != upper.indices
     strict = sparse.csr_array((values * is_off, upper.indices, upper.indptr), shape=upper.shape)
     graph = sparse.csr_array((values, upper.indices, upper.indptr), shape=upper.shape) + strict.T.tocsr()

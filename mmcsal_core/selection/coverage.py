@@ -11,7 +11,6 @@ from mmcsal_core.neighbors.index import find_rows
 from mmcsal_core.neighbors.relations import Relation
 from mmcsal_core.selection.coreset import Picks, Request
 from mmcsal_core.selection.covering import cover_greedily
-from mmcsal_core.selection.engine.cover import round_graph
 from mmcsal_core.selection.horizon import find_horizon
 from mmcsal_core.selection.pool import Pool
 
@@ -22,5 +21,4 @@ def select_coverage(pool: Pool, request: Request) -> Picks:
     relation = Relation("joint", pool.joint, pool.joint, 1.0)
     neighbors = find_rows(pool.joint, pool.joint, config.search)
     kernel = build_graph([relation], [neighbors], config.kernel, request.seed)
-    whole = round_graph(kernel)
-    return cover_greedily(whole, request, "coverage", find_horizon(whole, neighbors.shape[1]))
+    return cover_greedily(kernel, request, "coverage", find_horizon(kernel, neighbors.shape[1]))

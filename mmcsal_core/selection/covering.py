@@ -4,8 +4,9 @@ import numpy as np
 from scipy import sparse
 
 from mmcsal_core.neighbors.vectors import Rows
+from mmcsal_core.neighbors.whole_kernel import Whole
 from mmcsal_core.selection.coreset import Picks, Request, collect_picks, collect_rounds
-from mmcsal_core.selection.engine.cover import Cover, Whole
+from mmcsal_core.selection.engine.cover_objective import Cover
 from mmcsal_core.selection.engine.eligibility import Eligibility
 from mmcsal_core.selection.engine.lazy_blocks import Limits, Search, Shards, count_start, pick_greedily
 

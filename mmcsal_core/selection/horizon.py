@@ -11,7 +11,7 @@ import numpy as np
 from scipy import sparse
 
 from mmcsal_core.neighbors.vectors import Rows, iter_blocks
-from mmcsal_core.selection.engine.cover import UNIT, Whole
+from mmcsal_core.neighbors.whole_kernel import UNIT, Whole
 
 BLOCK_ROWS = 65_536
 

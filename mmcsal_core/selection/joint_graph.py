@@ -12,7 +12,7 @@ from mmcsal_core.neighbors.config import NeighborConfig
 from mmcsal_core.neighbors.graph import union_edges
 from mmcsal_core.neighbors.index import SEARCH_ROWS, find_rows
 from mmcsal_core.neighbors.vectors import Floats, Rows, Vectors, iter_blocks
-from mmcsal_core.selection.engine.cover import round_graph
+from mmcsal_core.neighbors.whole_kernel import round_graph
 
 COSINE_SLACK = 1e-5
 """Rounding of a float32 cosine, at most: a search by cosine finds every row of a ball and a few more."""

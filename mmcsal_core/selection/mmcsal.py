@@ -11,9 +11,10 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from mmcsal_core.neighbors.vectors import Rows
+from mmcsal_core.neighbors.whole_kernel import UNIT
 from mmcsal_core.selection.coreset import Picks, Request
 from mmcsal_core.selection.covering import rank_again, search_cover
-from mmcsal_core.selection.engine.cover import UNIT, Cover
+from mmcsal_core.selection.engine.cover_objective import Cover
 from mmcsal_core.selection.engine.lazy_blocks import Limits, Shards
 from mmcsal_core.selection.k_center import continue_k_center
 from mmcsal_core.selection.pair_graph import PairGraph, build_pair_graph

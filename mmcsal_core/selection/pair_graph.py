@@ -16,9 +16,9 @@ from mmcsal_core.neighbors.index import find_rows
 from mmcsal_core.neighbors.relations import Relation, list_backbone_relations, list_shared_relations, weigh_relations
 from mmcsal_core.neighbors.suspicion import measure_alignment, measure_consistency, score_suspicion
 from mmcsal_core.neighbors.vectors import Floats, Rows, Vectors
+from mmcsal_core.neighbors.whole_kernel import Whole
 from mmcsal_core.schema import relation_name
 from mmcsal_core.selection.config import SelectionConfig
-from mmcsal_core.selection.engine.cover import Whole, round_graph
 from mmcsal_core.selection.horizon import find_horizon
 from mmcsal_core.selection.pool import Pool
 
@@ -53,9 +53,8 @@ def build_pair_graph(pool: Pool, config: SelectionConfig, seed: int) -> PairGrap
     witnesses = [relation.name for relation in backbones] if len(backbones) > 1 else list(pool.embeddings)
     consistency = measure_consistency([neighbors[relation_name(name, name)] for name in witnesses])
     suspicion = score_suspicion(measure_alignment(pool.embeddings), consistency, config.suspicious_fraction)
-    whole = round_graph(kernel)
     num_neighbors = max(rows.shape[1] for rows in neighbors.values())
-    return PairGraph(whole, suspicion, find_horizon(whole, num_neighbors))
+    return PairGraph(kernel, suspicion, find_horizon(kernel, num_neighbors))
 
 
 def find_backbone_spaces(pool: Pool, config: SelectionConfig) -> dict[str, Vectors]:

@@ -21,7 +21,7 @@ from mmcsal_core.selection.cells import measure_distances
 from mmcsal_core.selection.clusters import Clusters, cluster_rows, order_by_value
 from mmcsal_core.selection.coreset import Picks, Request
 from mmcsal_core.selection.covering import search_cover
-from mmcsal_core.selection.engine.cover import Cover
+from mmcsal_core.selection.engine.cover_objective import Cover
 from mmcsal_core.selection.engine.lazy_blocks import Limits
 from mmcsal_core.selection.joint_graph import find_ball_edges, find_neighbor_edges, make_kernel
 from mmcsal_core.selection.k_center import MAX_DISTANCE, continue_k_center

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from mmcsal_core.neighbors.vectors import Floats, Rows
-from mmcsal_core.selection.engine.cover import Sums, Whole, scale_by_trust
+from mmcsal_core.neighbors.whole_kernel import Sums, Whole, scale_by_trust
 from mmcsal_core.selection.engine.eligibility import Constraints
 from mmcsal_core.selection.engine.lazy_blocks import Shards
 

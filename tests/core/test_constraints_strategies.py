@@ -11,13 +11,14 @@ import pytest
 from mmcsal_core.errors import ConfigError, GateError
 from mmcsal_core.neighbors import KernelConfig
 from mmcsal_core.neighbors.vectors import Floats, Rows
+from mmcsal_core.neighbors.whole_kernel import UNIT
 from mmcsal_core.selection import Coreset, SelectionConfig, select_coreset
 from mmcsal_core.selection.config import Strategy
 from mmcsal_core.selection.constraints.config import QuotaConfig
 from mmcsal_core.selection.constraints.demands import BY_GAIN, BY_NUMBER, Demands, settle_demands
 from mmcsal_core.selection.constraints.quotas import group_rows
 from mmcsal_core.selection.coreset import Request
-from mmcsal_core.selection.engine.cover import UNIT, Cover
+from mmcsal_core.selection.engine.cover_objective import Cover
 from mmcsal_core.selection.engine.eligibility import NO_ROWS, Constraints
 from mmcsal_core.selection.engine.engines import LocalEngine
 from mmcsal_core.selection.pair_graph import build_pair_graph

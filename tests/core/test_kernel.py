@@ -15,6 +15,7 @@ from mmcsal_core.neighbors.relations import (
     measure_bandwidth,
 )
 from mmcsal_core.neighbors.vectors import Floats
+from mmcsal_core.neighbors.whole_kernel import UNIT
 from tests.core.pair_pools import make_clustered_pool
 
 BACKBONE_DIMS = 128
@@ -53,14 +54,14 @@ def test_the_kernel_on_all_edges_is_the_dense_kernel() -> None:
     num_pairs = 120
     everybody = np.array([[j for j in range(num_pairs) if j != i] for i in range(num_pairs)])
     graph = build_graph(list_relations(num_pairs, CONFIG), [everybody], CONFIG, seed=0)
-    np.testing.assert_allclose(graph.toarray(), compute_dense_kernel(num_pairs, CONFIG), atol=2e-6)
+    np.testing.assert_allclose(graph.toarray() / UNIT, compute_dense_kernel(num_pairs, CONFIG), atol=2e-6)
 
 
 def test_the_graph_is_symmetric_with_an_exact_diagonal_below_one() -> None:
     neighbors = np.array([[(i + 1) % 50, (i + 7) % 50, NO_NEIGHBOR] for i in range(50)])
     config = KernelConfig(bandwidth_neighbor=5)
     graph = build_graph(list_relations(50, config), [neighbors], config, seed=0)
-    dense = graph.toarray()
+    dense = graph.toarray() / UNIT
     np.testing.assert_array_equal(dense, dense.T)
     expected = compute_dense_kernel(50, config)
     np.testing.assert_allclose(np.diag(dense), np.diag(expected), atol=2e-6)

@@ -7,10 +7,11 @@ from scipy import sparse
 
 from mmcsal_core.neighbors import KernelConfig, NeighborConfig
 from mmcsal_core.neighbors.vectors import Floats
+from mmcsal_core.neighbors.whole_kernel import UNIT, Whole, round_graph
 from mmcsal_core.selection import SelectionConfig, select_coreset
 from mmcsal_core.selection.coreset import Request
 from mmcsal_core.selection.covering import cover_greedily, search_cover
-from mmcsal_core.selection.engine.cover import UNIT, Cover, Whole, round_graph
+from mmcsal_core.selection.engine.cover_objective import Cover
 from mmcsal_core.selection.engine.eligibility import Constraints, Eligibility
 from mmcsal_core.selection.engine.engines import LocalEngine
 from mmcsal_core.selection.engine.lazy_blocks import Limits

@@ -14,10 +14,11 @@ from ray.exceptions import RayError
 from scipy import sparse
 
 from mmcsal_core.neighbors.vectors import Rows, Vectors
+from mmcsal_core.neighbors.whole_kernel import round_graph
 from mmcsal_core.selection.config import SelectionConfig
 from mmcsal_core.selection.coreset import Picks, Request
 from mmcsal_core.selection.covering import cover_greedily
-from mmcsal_core.selection.engine.cover import Cover, round_graph
+from mmcsal_core.selection.engine.cover_objective import Cover
 from mmcsal_core.selection.engine.eligibility import Eligibility
 from mmcsal_core.selection.engine.engines import Engine, LocalEngine, split_rows
 from mmcsal_core.selection.engine.k_center import KCenter, KCenterShard

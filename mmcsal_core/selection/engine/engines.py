@@ -8,7 +8,8 @@ import numpy.typing as npt
 from scipy import sparse
 
 from mmcsal_core.neighbors.vectors import Floats, Rows, iter_blocks
-from mmcsal_core.selection.engine.cover import Cover, CoverShard
+from mmcsal_core.selection.engine.cover import CoverShard
+from mmcsal_core.selection.engine.cover_objective import Cover
 from mmcsal_core.selection.engine.k_center import BLOCK_ROWS, KCenterShard
 from mmcsal_core.selection.engine.lazy_blocks import Shards
 from mmcsal_core.selection.engine.local_shards import LocalShards
