@@ -25,13 +25,13 @@ class Picks:
         indices: (B,) rows of the pool, in pick order.
         phases: (B,) the part of the strategy that made each pick.
         terms: (B, 3) coverage, diversity and alignment term; their sum is the gain.
-        cells: (N,) rank of the pick nearest to each row, where the strategy knows it.
+        find_cells: returns (N,) the rank of the pick nearest to each row, where the strategy knows most of it already.
     """
 
     indices: Rows
     phases: tuple[str, ...]
     terms: Floats
-    cells: Rows | None = None
+    find_cells: Callable[[], Rows] | None = None
 
     def until(self, limits: Limits) -> "Picks":
         """Return these picks up to the first whose gain is below the minimum."""
@@ -142,7 +142,7 @@ def describe_picks(pool: Pool, picks: Picks, labelled: Rows, ending: Ending) -> 
         labelled: (L,) rows that were labelled before; they count for the radius, not for the weights.
         ending: why there are no more picks.
     """
-    cells = assign_cells(pool.joint, picks.indices) if picks.cells is None else picks.cells
+    cells = assign_cells(pool.joint, picks.indices) if picks.find_cells is None else picks.find_cells()
     if len(labelled):
         radius = measure_radius(pool.joint, np.concatenate([picks.indices, labelled]))
     else:

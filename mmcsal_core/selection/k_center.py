@@ -6,15 +6,16 @@ The distance is that of the weighted concatenation of the unit vectors.
 """
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from mmcsal_core.neighbors.vectors import Rows
+from mmcsal_core.neighbors.vectors import Floats, Rows
 from mmcsal_core.selection.constraints.demands import is_distance_the_gain
 from mmcsal_core.selection.coreset import Picks, Request, collect_picks, collect_rounds
 from mmcsal_core.selection.engine.eligibility import NO_ROWS, Eligibility
 from mmcsal_core.selection.engine.k_center import KCenter
-from mmcsal_core.selection.engine.lazy_blocks import Limits, Search, count_start, pick_greedily
+from mmcsal_core.selection.engine.lazy_blocks import Limits, Search, Shards, count_start, pick_greedily
 from mmcsal_core.selection.pool import Pool
 
 MAX_DISTANCE = 2.0
@@ -32,7 +33,7 @@ def select_k_center(pool: Pool, request: Request) -> Picks:
     min_gain = (request.config.min_distance or 0.0) if is_distance else 0.0
     if len(request.labelled):
         limits = Limits(request.budget, min_gain)
-        return replace(continue_k_center(pool, request.labelled, eligibility, request, limits, "k_center"), cells=None)
+        return continue_k_center(pool, request.labelled, eligibility, request, limits, "k_center")
     is_first = eligibility.is_open
     if request.constraints.costs is not None:
         cheapest = request.constraints.costs[is_first].min(initial=np.inf)
@@ -43,8 +44,9 @@ def select_k_center(pool: Pool, request: Request) -> Picks:
     eligibility.take(start)
     first = collect_picks([start], "k_center", [(0.0, MAX_DISTANCE, 0.0)])
     limits = Limits(request.budget - 1, min_gain)
-    rest = continue_k_center(pool, first.indices, eligibility, request, limits, "k_center")
-    return replace(first.followed_by(rest), cells=rest.cells)
+    shards = _open(pool, eligibility, request)
+    picks = first.followed_by(_pick(shards, first.indices, eligibility, request, limits, "k_center"))
+    return replace(picks, find_cells=partial(_read_cells, shards, picks.indices))
 
 
 def continue_k_center(
@@ -68,18 +70,34 @@ def continue_k_center(
         left_out: open rows that are not picked this time.
 
     Returns:
-        Picks whose gain is the distance to the nearest earlier pick or center; their cells count the centers as the
-        first ranks, and each center and pick stands for itself.
+        Picks whose gain is the distance to the nearest earlier pick or center.
     """
+    return _pick(_open(pool, eligibility, request, left_out), centers, eligibility, request, limits, phase)
+
+
+def _open(pool: Pool, eligibility: Eligibility, request: Request, left_out: Rows = NO_ROWS) -> Shards:
+    closed = np.union1d(eligibility.list_closed(), left_out)
+    return request.engine.open_k_center(pool.joint, closed, _square_costs(request))
+
+
+def _pick(
+    shards: Shards, centers: Rows, eligibility: Eligibility, request: Request, limits: Limits, phase: str
+) -> Picks:
     costs, log = request.constraints.costs, request.log
     limits = replace(limits, min_gain=max(limits.min_gain, request.least_gain), costs=costs)
-    squared_costs = None if costs is None else costs**2  # the engine's values are squared distances
-    closed = np.union1d(eligibility.list_closed(), left_out)
-    shards = request.engine.open_k_center(pool.joint, closed, squared_costs)
-    search = Search(KCenter(squared_costs), shards, eligibility, lambda done: log.append(phase, done), log.read(phase))
+    objective = KCenter(_square_costs(request))
+    search = Search(objective, shards, eligibility, lambda done: log.append(phase, done), log.read(phase))
     count_start(search, centers)
-    picks = collect_rounds(pick_greedily(search, limits), phase)
+    return collect_rounds(pick_greedily(search, limits), phase)
+
+
+def _square_costs(request: Request) -> Floats | None:
+    """Return what the engine divides by: its values are squared distances."""
+    costs = request.constraints.costs
+    return None if costs is None else costs**2
+
+
+def _read_cells(shards: Shards, picks: Rows) -> Rows:
     cells = np.concatenate([ranks for ranks, _ in shards.gather("read_nearest")]).astype(np.int64)
-    standing = np.concatenate([centers, picks.indices])
-    cells[standing] = np.arange(len(standing))
-    return replace(picks, cells=cells)
+    cells[picks] = np.arange(len(picks))
+    return cells

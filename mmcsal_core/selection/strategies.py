@@ -100,7 +100,7 @@ def select_from_pool(pool: Pool, request: Request) -> Coreset:
     seen = restrict_pool(pool, request.config)
     picks = SELECTORS[request.config.strategy](seen, request)
     if seen is not pool:
-        picks = replace(picks, cells=None)  # weights and radius are those of the whole pool's distance
+        picks = replace(picks, find_cells=None)  # weights and radius are those of the whole pool's distance
     picks, ending = end_selection(picks, request, pool.num_pairs)
     if len(picks.indices) == 0:
         raise GateError(
