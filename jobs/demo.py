@@ -46,13 +46,15 @@ class Pick(Settings):
 
 
 class DemoSummary(Settings):
-    """What the demo shows: the first picks, the categories they cover, and where the results lie."""
+    """What the demo shows: the first picks, what they cover, and where it all lies."""
 
     pairs: int
     first_picks: tuple[Pick, ...]
     num_categories: int
     categories_covered: int
     categories_covered_by_random: float
+    similarity: float
+    similarity_of_random: float
     selection: str
     report: str
     licence: str = LICENCE
@@ -71,6 +73,7 @@ def run_demo(folder: Path, reporter: Reporter, overrides: Sequence[str] = ()) ->
     selection = at.selection.read_table().to_pandas()
     pool = at.pairs.read_table(["category"]).column("category").to_numpy(zero_copy_only=False)
     first = selection.head(NUM_PICKS)
+    coverage = at.report.store.read_json("report.json")["coverage"]
     columns = ["rank", "pair_id", "text", "category", "gain"]
     return DemoSummary(
         pairs=len(pool),
@@ -78,6 +81,8 @@ def run_demo(folder: Path, reporter: Reporter, overrides: Sequence[str] = ()) ->
         num_categories=_count_categories(pool),
         categories_covered=_count_categories(first["category"].to_numpy()),
         categories_covered_by_random=_count_random_categories(pool, len(first)),
+        similarity=coverage["selection"][-1],
+        similarity_of_random=coverage["random_mean"][-1],
         selection=f"{at.selection.store.url}/data/*.parquet",
         report=f"{at.report.store.url}/index.html",
     )
@@ -143,6 +148,11 @@ def print_summary(summary: DemoSummary, console: Console) -> None:
     console.print(
         f"The first {NUM_PICKS} picks cover {summary.categories_covered} of {summary.num_categories} categories; "
         f"{NUM_DRAWS} random draws of {NUM_PICKS} cover {summary.categories_covered_by_random:.1f} on average.",
+        highlight=False,
+    )
+    console.print(
+        f"A pair's most similar pick has a cosine of {summary.similarity:.2f} on average; of as many random picks "
+        f"{summary.similarity_of_random:.2f}.",
         highlight=False,
     )
     console.print(
