@@ -1,5 +1,6 @@
 """One corpus and one finished run that several modules compare with."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,16 @@ def dirty_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(ray_session: None, dirty_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The configuration of a run that is finished: five shards, five actors."""
+    """The configuration of a run that is finished: five shards, five actors. No test changes it."""
     resources = {"rows_per_shard": 256, "num_actors": 5, "cpus_per_actor": 0.2}
     values = make_config(dirty_corpus, tmp_path_factory.mktemp("finished"), resources=resources)
     assert run_job(parse_config(values), JsonReporter()).executed == STAGES
     return values
+
+
+@pytest.fixture
+def copied(finished: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """The configuration of a copy of the finished run, for the test to change."""
+    output = tmp_path / "copied"
+    shutil.copytree(finished["output"], output)
+    return {**finished, "output": str(output)}

@@ -11,9 +11,6 @@ from typing import Any
 
 import pytest
 
-from jobs.config import parse_config
-from jobs.progress import JsonReporter
-from jobs.run import run_job
 from tests.integration.job_process import make_config, read_files, run_json, run_mmcsal, start_mmcsal, write_config
 
 STAGE_OF = {
@@ -72,7 +69,6 @@ def test_killed_in_each_stage_it_resumes_to_the_same_bytes(
             met.append(kill_within(process, run, folder))
         done = FOLDERS[: FOLDERS.index(folder)]
         assert all((run / name / "_SUCCESS").exists() for name in done)
-    run_job(parse_config(finished), JsonReporter())  # whatever another test has made of it since
     assert met == [True] * len(FOLDERS)
     assert json.loads((run / "run_status.json").read_text())["state"] == "running"
     assert run_json("status", run)["is_alive"] is False
@@ -100,7 +96,6 @@ def kill_when_logged(process: subprocess.Popen[str], run: Path, part: str) -> No
 
 
 def test_killed_while_it_picks_it_goes_on_from_its_log(finished: dict[str, Any], tmp_path: Path) -> None:
-    run_job(parse_config(finished), JsonReporter())
     folder = "run_id=t"
     selections = []
     for name in ("undisturbed", "killed"):

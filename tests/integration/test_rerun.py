@@ -45,11 +45,11 @@ def test_the_same_selection_whatever_the_number_of_shards_and_actors(
         assert (read_files(mine) or mine.read_bytes()) == (read_files(theirs) or theirs.read_bytes()), name
 
 
-def test_a_second_run_does_nothing(finished: dict[str, Any]) -> None:
-    before = read_files(run_folder(finished))
-    result = run_job(parse_config(finished), JsonReporter())
+def test_a_second_run_does_nothing(copied: dict[str, Any]) -> None:
+    before = read_files(run_folder(copied))
+    result = run_job(parse_config(copied), JsonReporter())
     assert (result.executed, result.up_to_date) == ((), STAGES)
-    assert read_files(run_folder(finished)) == before
+    assert read_files(run_folder(copied)) == before
 
 
 @pytest.mark.parametrize(
@@ -66,12 +66,11 @@ def test_a_second_run_does_nothing(finished: dict[str, Any]) -> None:
     ],
 )
 def test_a_change_redoes_only_what_depends_on_it(
-    finished: dict[str, Any], override: str, redone: tuple[str, ...]
+    copied: dict[str, Any], override: str, redone: tuple[str, ...]
 ) -> None:
-    run_job(parse_config(finished), JsonReporter())
-    untouched = {name: read_files(run_folder(finished) / name) for name in ("features", "encoder", "embeddings")}
-    assert run_job(parse_config(finished, [override]), JsonReporter()).executed == redone
-    assert {name: read_files(run_folder(finished) / name) for name in untouched} == untouched
+    untouched = {name: read_files(run_folder(copied) / name) for name in ("features", "encoder", "embeddings")}
+    assert run_job(parse_config(copied, [override]), JsonReporter()).executed == redone
+    assert {name: read_files(run_folder(copied) / name) for name in untouched} == untouched
 
 
 def test_an_early_change_redoes_all_that_follows(finished: dict[str, Any], tmp_path: Path) -> None:
@@ -83,31 +82,29 @@ def test_an_early_change_redoes_all_that_follows(finished: dict[str, Any], tmp_p
     assert (result.executed, result.up_to_date) == (("features",), ("ingest",))
 
 
-def test_select_again_needs_embeddings_of_the_same_configuration(finished: dict[str, Any]) -> None:
-    assert select_again(parse_config(finished, ["selection.strategy=random"]), JsonReporter()).executed == (
+def test_select_again_needs_embeddings_of_the_same_configuration(copied: dict[str, Any]) -> None:
+    assert select_again(parse_config(copied, ["selection.strategy=random"]), JsonReporter()).executed == (
         "coreset",
         "report",
     )
     with pytest.raises(ConfigError, match=r"another one: train, embed, neighbors"):
-        select_again(parse_config(finished, ["encoder.epochs=5"]), JsonReporter())
+        select_again(parse_config(copied, ["encoder.epochs=5"]), JsonReporter())
     with pytest.raises(ConfigError, match=r"another one: ingest, features"):
-        select_again(parse_config(finished, ["ingest.store=bytes"]), JsonReporter())
+        select_again(parse_config(copied, ["ingest.store=bytes"]), JsonReporter())
 
 
-def test_a_failed_selection_leaves_the_published_one(finished: dict[str, Any]) -> None:
-    run_job(parse_config(finished), JsonReporter())
-    before = read_files(run_folder(finished) / "selection")
+def test_a_failed_selection_leaves_the_published_one(copied: dict[str, Any]) -> None:
+    before = read_files(run_folder(copied) / "selection")
     with pytest.raises(ConfigError, match=r"stratum_column.*'shapee'"):
-        select_again(parse_config(finished, ["selection.stratum_column=shapee"]), JsonReporter())
-    assert read_files(run_folder(finished) / "selection") == before
-    assert select_again(parse_config(finished, ["selection.stratum_column=shape"]), JsonReporter()).executed
+        select_again(parse_config(copied, ["selection.stratum_column=shapee"]), JsonReporter())
+    assert read_files(run_folder(copied) / "selection") == before
+    assert select_again(parse_config(copied, ["selection.stratum_column=shape"]), JsonReporter()).executed
 
 
-def test_validate_notices_results_of_another_configuration(finished: dict[str, Any]) -> None:
-    config = parse_config(finished)
-    run_job(config, JsonReporter())
+def test_validate_notices_results_of_another_configuration(copied: dict[str, Any]) -> None:
+    config = parse_config(copied)
     assert check_run(config.run_store).ok
-    run_job(parse_config(finished, ["neighbors.num_neighbors=20"]), JsonReporter(), until="neighbors")
+    run_job(parse_config(copied, ["neighbors.num_neighbors=20"]), JsonReporter(), until="neighbors")
     checked = check_run(config.run_store)
     assert [check.name for check in checked.checks if not check.ok] == [
         "selection: made under the stored configuration",

@@ -1,7 +1,6 @@
 """`mmcsal select` under constraints: from stored embeddings, with nothing else recomputed and no Ray."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,9 @@ from tests.integration.job_process import read_files, write_config
 
 
 @pytest.fixture
-def job(finished: dict[str, Any], tmp_path: Path) -> Path:
+def job(copied: dict[str, Any], tmp_path: Path) -> Path:
     """A configuration beside a copy of the finished run."""
-    shutil.copytree(finished["output"], tmp_path / "out")
-    return write_config(tmp_path / "job.yaml", {**finished, "output": str(tmp_path / "out")})
+    return write_config(tmp_path / "job.yaml", copied)
 
 
 def call(*arguments: str | Path) -> Result:
@@ -34,7 +32,7 @@ def select(job: Path, *arguments: str | Path) -> list[str]:
 
 
 def run_folder(job: Path) -> Path:
-    return job.parent / "out" / "run_id=t"
+    return job.parent / "copied" / "run_id=t"
 
 
 def read_picks(job: Path) -> list[dict[str, Any]]:
