@@ -58,12 +58,13 @@ def rank_pairs(
         ArtifactError: an artifact lacks a pair that another one has.
     """
     names, lists = list(modalities), read_pair_lists(config, source_options)
+    engine = choose_engine(run.resources)  # first: its actors start while the pool is read
     everything = read_pool(inputs, names, config)
     chosen = choose_pool(everything, inputs.pairs, modalities, config, lists)
     stored, num_pairs = chosen.stored, everything.pool.num_pairs
     settled = settle_demands(stored.pool, chosen.labelled, config, chosen.demands)
     log = StoredPickLog(run.out, run.fingerprint, stored.pool.num_pairs)
-    engine, told = choose_engine(run.resources), ReportedPickLog(log, settled.budget, run)
+    told = ReportedPickLog(log, settled.budget, run)
     request = Request(settled.budget, chosen.labelled, origin.seed, config, settled.constraints, engine, told)
     coreset = select_from_pool(stored.pool, request)
     if settled.quotas is not None:

@@ -2,22 +2,27 @@
 
 The driver puts each shard's arrays into Ray's object store, and the actor works on a read-only view of them: on the
 driver's node they are never copied again. Shards are cut where `LocalEngine` cuts them, so the picks are the same.
+Actors live as long as their engine and hold the shards of one phase after the other, since starting one takes seconds.
 
-An actor's state is its arrays and the updates it has been sent. The driver owns both, and every update goes into the
+A shard's state is its arrays and the updates it has been sent. The driver owns both, and every update goes into the
 object store once. Where an actor or its node dies, a new actor counts all updates again, in their order and their
 shapes, which gives the same bits, and is asked again what the dead one left unanswered. The driver's own death is what
 the pick log is for. Ray's `max_restarts` was not chosen: it restarts an actor from its first arguments and knows of no
 update.
 """
 
+import itertools
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayError
 from scipy import sparse
 from threadpoolctl import threadpool_limits
@@ -34,7 +39,7 @@ from mmcsal_core.selection.engine.screening import Screening
 from pipelines.stage_run import Resources
 
 MAX_RESTARTS = 3
-"""Deaths of one shard's actors before the selection fails."""
+"""Deaths in the place of one actor before the selection fails."""
 
 _DEATHS = (RayActorError, ObjectLostError, OutOfMemoryError)
 """The actor died, or its node did with an answer on it, or the node's memory ran out."""
@@ -66,20 +71,20 @@ class RayEngine:
     """Shards in actors; Ray must be running. The number of actors changes no result.
 
     Args:
-        num_actors: at most; a pool of few blocks has fewer.
+        num_actors: started at once and kept; a pool of few blocks leaves the last ones idle.
         num_cpus: that Ray reserves for each; an actor computes on one thread.
         screening: as for `LocalEngine`.
     """
 
     def __init__(self, num_actors: int, num_cpus: float = 1.0, screening: Screening = "off") -> None:
-        self._num_actors, self._num_cpus = num_actors, num_cpus
+        self.actors = ShardActors(num_actors, num_cpus)
         self._screening: Screening = screening
 
     def open_cover(self, kernel: sparse.csr_array, objective: Cover, closed: Rows) -> "RayShards":
         """Return shards of `CoverShard`."""
-        spans = split_rows(kernel.shape[0], self._num_actors)
+        spans = split_rows(kernel.shape[0], len(self.actors.handles))
         shards = {span.start: describe_cover_shard(kernel, span, objective, closed) for span in spans}
-        return RayShards(CoverShard, shards, num_cpus=self._num_cpus)
+        return RayShards(CoverShard, shards, self.actors)
 
     def open_k_center(self, vectors: npt.NDArray[np.floating], closed: Rows, costs: Floats | None) -> "RayShards":
         """Return shards of `KCenterShard`."""
@@ -92,63 +97,112 @@ class RayEngine:
                 None if costs is None else costs[span],
                 screening=self._screening,
             )
-            for span in split_rows(len(vectors), self._num_actors)
+            for span in split_rows(len(vectors), len(self.actors.handles))
         }
-        return RayShards(KCenterShard, shards, num_cpus=self._num_cpus)
+        return RayShards(KCenterShard, shards, self.actors)
 
 
 class ShardActor:
-    """What runs in an actor: one shard, and how many updates it has counted.
+    """What runs in an actor: shards by a key each, and how many updates each of them has counted."""
+
+    def __init__(self) -> None:
+        threadpool_limits(1)
+        self.shards: dict[int, Shard] = {}
+        self._num_counted: dict[int, int] = {}
+
+    def open(self, key: int, open_shard: OpenShard, updates: Sequence[ray.ObjectRef], num_proposed: int) -> None:
+        """Open a shard and bring it to where it was.
+
+        Args:
+            key: of the shard, from now on.
+            open_shard: makes the shard before the first update.
+            updates: references to all updates so far, in order.
+            num_proposed: rows proposed after the last update, whose values a shard may bring up to date only then; 0
+                for none.
+        """
+        self.shards[key], self._num_counted[key] = open_shard(), 0
+        for number, update in enumerate(ray.get(list(updates))):
+            self.apply(key, number, update)
+        if num_proposed:
+            self.shards[key].propose(num_proposed)
+
+    def ask(self, key: int, method: str, *args: Any) -> Any:
+        """Call a method that changes no answer."""
+        return getattr(self.shards[key], method)(*args)
+
+    def apply(self, key: int, number: int, update: Update) -> None:
+        """Count the update of a number, unless this actor has counted it already, when the shard was opened."""
+        if number == self._num_counted[key]:
+            self.shards[key].apply(*update)
+            self._num_counted[key] += 1
+
+    def close(self, key: int) -> None:
+        """Let go of a shard."""
+        del self.shards[key], self._num_counted[key]
+
+
+class ShardActors:
+    """The actors of an engine, each replaced where it dies.
 
     Args:
-        open_shard: makes the shard before the first update.
-        updates: references to all updates so far, in order.
-        num_proposed: rows proposed after the last update, whose values a shard may bring up to date only then; 0 for
-            none.
+        num_actors: to start.
+        num_cpus: that Ray reserves for each.
     """
 
-    def __init__(self, open_shard: OpenShard, updates: Sequence[ray.ObjectRef], num_proposed: int) -> None:
-        threadpool_limits(1)
-        self._shard = open_shard()
-        self._num_counted = 0
-        for number, update in enumerate(ray.get(list(updates))):
-            self.apply(number, update)
-        if num_proposed:
-            self._shard.propose(num_proposed)
+    def __init__(self, num_actors: int, num_cpus: float) -> None:
+        options = {"num_cpus": num_cpus, "max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}
+        self._start = ray.remote(ShardActor).options(**options).remote
+        self.handles = [self._start() for _ in range(num_actors)]
+        self.keys = itertools.count()
+        self._num_replaced = [0] * num_actors
 
-    def ask(self, method: str, *args: Any) -> Any:
-        """Call a method that changes no answer."""
-        return getattr(self._shard, method)(*args)
+    def replace(self, number: int, dead: ActorHandle, first_row: int, error: RayError) -> None:
+        """Start another actor in the place of one that has died, unless that was done.
 
-    def apply(self, number: int, update: Update) -> None:
-        """Count the update of a number, unless this actor has counted it already, when it was made."""
-        if number == self._num_counted:
-            self._shard.apply(*update)
-            self._num_counted += 1
+        Args:
+            number: of its place.
+            dead: its handle.
+            first_row: of the shard that noticed.
+            error: by which it did.
+        """
+        if self.handles[number] is not dead:
+            return
+        rows = f"the actor of the rows from {first_row} on"
+        if self._num_replaced[number] == MAX_RESTARTS:
+            raise RayError(
+                f"{rows} may die {MAX_RESTARTS} times in a selection, but has died once more ({error}); see Ray's log "
+                "for why, give the machines more memory or the selection more actors, and run again: it goes on from "
+                "the pick log"
+            ) from error
+        self._num_replaced[number] += 1
+        _log.warning("%s has died and is replaced: %d of %d times", rows, self._num_replaced[number], MAX_RESTARTS)
+        ray.kill(dead)  # it may live behind a broken connection
+        self.handles[number] = self._start()
 
 
 class RayShards:
-    """Shards that together are the pool, each in an actor that is replaced where it dies.
+    """Shards that together are the pool, the n-th in the n-th actor, which lets go of it when this object goes.
 
     Args:
         kind: of the shards.
         shards: by first row, in rising order.
-        num_cpus: that Ray reserves for each actor.
+        actors: at least as many.
     """
 
-    def __init__(self, kind: type[Shard], shards: Mapping[int, OpenShard], *, num_cpus: float) -> None:
-        options = {"num_cpus": num_cpus, "max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}
+    def __init__(self, kind: type[Shard], shards: Mapping[int, OpenShard], actors: ShardActors) -> None:
         self._kind, self._starts = kind, np.array(list(shards))
-        self._make_actor = ray.remote(ShardActor).options(**options).remote
+        self._actors, self._key = actors, next(actors.keys)
         self._shards = [ray.put(open_shard) for open_shard in shards.values()]
         self._updates: list[ray.ObjectRef] = []
         self._num_proposed = 0
-        self._num_restarts = [0] * len(shards)
-        self.actors = [self._make_actor(shard, [], 0) for shard in self._shards]
+        self._opened: dict[int, _OpenedShard] = {}
+        for number in range(len(self._shards)):
+            self._open(number)
+        weakref.finalize(self, _close_shards, self._opened, self._key).atexit = False
 
     def propose(self, num_rows: int) -> Proposal:
         """Return the best open rows of all shards."""
-        self._num_proposed = share_rows(num_rows, len(self.actors))
+        self._num_proposed = share_rows(num_rows, len(self._shards))
         return merge_proposals(self.gather("propose", self._num_proposed), num_rows)
 
     def fetch(self, rows: Rows) -> Any:
@@ -160,46 +214,63 @@ class RayShards:
         number, sent = len(self._updates), ray.put((update, closed))
         self._updates.append(sent)
         self._num_proposed = 0
-        self._ask(range(len(self.actors)), lambda shard: self.actors[shard].apply.remote(number, sent))
+        self._ask(dict.fromkeys(self._opened, ("apply", number, sent)))
 
     def gather(self, method: str, *args: Any) -> list[Any]:
         """Call a method of every shard and return the answers in the order of their rows."""
         sent = [ray.put(argument) if isinstance(argument, np.ndarray) else argument for argument in args]
-        return self._ask(range(len(self.actors)), lambda shard: self.actors[shard].ask.remote(method, *sent))
+        return self._ask(dict.fromkeys(self._opened, ("ask", method, *sent)))
 
     def _fetch_own(self, parts: Mapping[int, Rows]) -> list[Any]:
-        return self._ask(parts, lambda shard: self.actors[shard].ask.remote("fetch", parts[shard]))
+        return self._ask({shard: ("ask", "fetch", rows) for shard, rows in parts.items()})
 
-    def _ask(self, shards: Iterable[int], call: Callable[[int], ray.ObjectRef]) -> list[Any]:
-        """Call the actors of shards, all at once; where some have died, call those that take their place."""
-        calls = {shard: call(shard) for shard in shards}
-        answers = dict.fromkeys(calls)
-        while calls:
+    def _ask(self, questions: Mapping[int, tuple[Any, ...]]) -> list[Any]:
+        """Call actors by the number of their shard, all at once; where some have died, call those in their place.
+
+        Args:
+            questions: name of the actor's method and its arguments after the key.
+        """
+        answers: dict[int, Any] = dict.fromkeys(questions)
+        while questions:
+            calls = {shard: self._call(shard, *question) for shard, question in questions.items()}
             ray.wait(list(calls.values()), num_returns=len(calls))
-            calls = {shard: call(shard) for shard in list(calls) if not self._receive(shard, calls[shard], answers)}
+            received = {shard for shard, call in calls.items() if self._receive(shard, call, answers)}
+            questions = {shard: question for shard, question in questions.items() if shard not in received}
         return list(answers.values())
 
+    def _call(self, shard: int, method: str, *args: Any) -> ray.ObjectRef:
+        actor = self._opened[shard].actor
+        return getattr(actor, method).remote(self._key, *args)
+
     def _receive(self, shard: int, answer: ray.ObjectRef, answers: dict[int, Any]) -> bool:
-        """Take an answer in and return True; where the actor has died, replace it and return False."""
+        """Take an answer in and return True; where the actor has died, open the shard in another and return False."""
+        opened = self._opened[shard]
         try:
-            answers[shard] = ray.get(answer)
+            _, answers[shard] = ray.get([opened.done, answer])
         except _DEATHS as error:
-            self._replace_actor(shard, error)
+            self._actors.replace(shard, opened.actor, int(self._starts[shard]), error)
+            self._open(shard)
             return False
         return True
 
-    def _replace_actor(self, shard: int, error: RayError) -> None:
-        rows = f"the actor of the rows from {self._starts[shard]} on"
-        if self._num_restarts[shard] == MAX_RESTARTS:
-            raise RayError(
-                f"{rows} may die {MAX_RESTARTS} times in a selection, but has died once more ({error}); see Ray's log "
-                "for why, give the machines more memory or the selection more actors, and run again: it goes on from "
-                "the pick log"
-            ) from error
-        self._num_restarts[shard] += 1
-        _log.warning("%s has died and is replaced: %d of %d times", rows, self._num_restarts[shard], MAX_RESTARTS)
-        ray.kill(self.actors[shard])  # it may live behind a broken connection
-        self.actors[shard] = self._make_actor(self._shards[shard], self._updates, self._num_proposed)
+    def _open(self, shard: int) -> None:
+        actor = self._actors.handles[shard]
+        done = actor.open.remote(self._key, self._shards[shard], self._updates, self._num_proposed)
+        self._opened[shard] = _OpenedShard(actor, done)
+
+
+@dataclass(frozen=True)
+class _OpenedShard:
+    """A shard that an actor holds, or will when the call to open it is done."""
+
+    actor: ActorHandle
+    done: ray.ObjectRef
+
+
+def _close_shards(opened: Mapping[int, _OpenedShard], key: int) -> None:
+    if ray.is_initialized():
+        for shard in opened.values():
+            shard.actor.close.remote(key)
 
 
 def describe_cover_shard(kernel: sparse.csr_array, span: slice, objective: Cover, closed: Rows) -> OpenShard:

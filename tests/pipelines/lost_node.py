@@ -9,7 +9,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from mmcsal_core.selection.k_center import select_k_center
-from tests.pipelines.test_selection_engine import POOL, ListLog, WatchedEngine, ask
+from tests.pipelines.test_selection_engine import POOL, ListLog, ask, start_engine
 
 SETTINGS = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
 
@@ -42,16 +42,16 @@ def main() -> None:
     """Print the picks, the actors that were replaced, and the number of nodes that the first actors lay on."""
     counter, nodes = Counter(), list[str]()
     logging.getLogger("pipelines.selection_engine").addHandler(counter)
-    engine = WatchedEngine(2)
 
     def lose_node(number: int) -> None:
         if number == 2:
             find = lambda _: ray.get_runtime_context().get_node_id()  # noqa: E731
-            nodes.extend(ray.get([actor.__ray_call__.remote(find) for actor in engine.opened[-1].actors]))
+            nodes.extend(ray.get([actor.__ray_call__.remote(find) for actor in engine.actors.handles]))
             lost = next(node for node in cluster.worker_nodes if node.node_id == nodes[1])
             cluster.remove_node(lost, allow_graceful=False)
 
     with start_cluster() as cluster:
+        engine = start_engine(2)
         picks = select_k_center(POOL, ask(engine, ListLog(on_round=lose_node)))
     found = {"indices": picks.indices.tolist(), "terms": picks.terms.tolist()}
     print(json.dumps({**found, "num_replaced": counter.count, "nodes_of_actors": len(set(nodes))}))

@@ -2,7 +2,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from mmcsal_core.selection.k_center import select_k_center
 from mmcsal_core.selection.mmcsal import cover_graph
 from mmcsal_core.selection.pair_graph import build_pair_graph
 from mmcsal_core.selection.pool import make_pool
-from pipelines.selection_engine import MAX_RESTARTS, RayEngine, RayShards
+from pipelines.selection_engine import MAX_RESTARTS, RayEngine, RayShards, ShardActor
 from tests.core.pair_pools import make_clustered_pool
 
 NUM_PAIRS, BUDGET = 6500, 400
@@ -56,23 +56,20 @@ class ListLog:
         self.on_round(len(self.appended))
 
 
-class WatchedEngine:
-    """An engine that shows what it has opened."""
+def start_engine(num_actors: int) -> RayEngine:
+    return RayEngine(num_actors, num_cpus=0.1)
 
-    def __init__(self, num_actors: int) -> None:
-        self.engine = RayEngine(num_actors, num_cpus=0.25)
-        self.opened: list[RayShards] = []
 
-    def open_cover(self, *args: Any) -> RayShards:
-        self.opened.append(self.engine.open_cover(*args))
-        return self.opened[-1]
+def kill(engine: RayEngine, number: int) -> None:
+    ray.kill(engine.actors.handles[number])
 
-    def open_k_center(self, *args: Any) -> RayShards:
-        self.opened.append(self.engine.open_k_center(*args))
-        return self.opened[-1]
 
-    def kill(self, number: int) -> None:
-        ray.kill(self.opened[-1].actors[number])
+@pytest.fixture(scope="module")
+def engines(ray_session: None) -> Iterator[dict[int, RayEngine]]:
+    """Engines by their number of actors, none of which any test kills."""
+    engines = {num_actors: start_engine(num_actors) for num_actors in (1, 2, 4)}
+    yield engines
+    engines.clear()  # a failed test's traceback would keep them
 
 
 def ask(engine: Engine, log: PickLog | None = None, labelled: Rows = LABELLED) -> Request:
@@ -107,40 +104,72 @@ def count_replaced(caplog: pytest.LogCaptureFixture) -> int:
 @pytest.mark.parametrize("name", ["k_center", "coverage", "mmcsal"])
 @pytest.mark.parametrize("num_actors", [1, 2, 4])
 def test_the_same_bits_on_any_number_of_actors(
-    select: dict[str, Callable[[Request], Picks]], expected: dict[str, Picks], name: str, num_actors: int
+    select: dict[str, Callable[[Request], Picks]],
+    expected: dict[str, Picks],
+    engines: dict[int, RayEngine],
+    name: str,
+    num_actors: int,
 ) -> None:
-    engine = WatchedEngine(num_actors)
-    check_same(select[name](ask(engine)), expected[name])
-    assert [len(shards.actors) for shards in engine.opened] == [num_actors]
+    handles = list(engines[num_actors].actors.handles)
+    check_same(select[name](ask(engines[num_actors])), expected[name])
+    assert engines[num_actors].actors.handles == handles
     assert len(expected[name].indices) > 300
 
 
-def test_the_cells_of_k_center_come_from_the_actors(expected: dict[str, Picks]) -> None:
+def list_open(actor: ShardActor) -> list[tuple[str, int]]:
+    return [(type(shard).__name__, shard.num_rows) for shard in actor.shards.values()]
+
+
+def test_actors_hold_the_shards_of_a_phase_as_long_as_it_lasts(engines: dict[int, RayEngine]) -> None:
+    engine = engines[4]
+
+    def look() -> list[list[tuple[str, int]]]:
+        return list(ray.get([actor.__ray_call__.remote(list_open) for actor in engine.actors.handles]))
+
+    assert look() == [[]] * 4
+    farthest = engine.open_k_center(POOL.joint, LABELLED, None)
+    other = engine.open_k_center(POOL.joint[:2048], LABELLED, None)
+    longer, short, shorter = ("KCenterShard", 2048), ("KCenterShard", 1024), ("KCenterShard", 356)
+    assert look() == [[longer, short], [longer, short], [longer], [shorter]]
+    del farthest
+    assert look() == [[short], [short], [], []]
+    del other
+    assert look() == [[]] * 4
+
+
+def test_the_cells_of_k_center_come_from_the_actors(engines: dict[int, RayEngine]) -> None:
     labels = np.empty(0, dtype=np.int64)
-    one, two = (select_k_center(POOL, ask(engine, labelled=labels)) for engine in (LocalEngine(1), WatchedEngine(2)))
+    one, two = (select_k_center(POOL, ask(engine, labelled=labels)) for engine in (LocalEngine(1), engines[2]))
     check_same(two, one)
     assert one.find_cells is not None
     assert two.find_cells is not None
     np.testing.assert_array_equal(one.find_cells(), two.find_cells())
 
 
-def list_views(held: object) -> list[tuple[int, ...]]:
+def list_views(actor: ShardActor) -> list[tuple[int, ...]]:
+    (shard,) = actor.shards.values()
+    return list_views_in(shard)
+
+
+def list_views_in(held: object) -> list[tuple[int, ...]]:
     """Return the shapes of the arrays in an object that lie in memory that is not theirs to change."""
     if isinstance(held, np.ndarray):
         return [] if held.flags.writeable or held.flags.owndata else [held.shape]
-    return [shape for value in getattr(held, "__dict__", {}).values() for shape in list_views(value)]
+    return [shape for value in getattr(held, "__dict__", {}).values() for shape in list_views_in(value)]
 
 
-def test_an_actor_works_on_views_of_the_object_store() -> None:
-    engine, num_rows = RayEngine(2, num_cpus=0.25), 4096
+def test_an_actor_works_on_views_of_the_object_store(engines: dict[int, RayEngine]) -> None:
+    engine, num_rows = engines[2], 4096
     kernel = sparse.random_array((NUM_PAIRS, NUM_PAIRS), density=0.01, format="csr", rng=np.random.default_rng(0))
     edges = round_graph(kernel)
-    held = []
-    for shards in (
-        engine.open_k_center(POOL.joint, LABELLED, None),
-        engine.open_cover(edges, Cover(np.ones(NUM_PAIRS), 0.0), LABELLED),
+    held, everyone = [], Cover(np.ones(NUM_PAIRS), 0.0)
+    for method, arguments in (
+        ("open_k_center", (POOL.joint, LABELLED, None)),
+        ("open_cover", (edges, everyone, LABELLED)),
     ):
-        held.append(ray.get(shards.actors[0].__ray_call__.remote(list_views)))
+        shards = getattr(engine, method)(*arguments)
+        held.append(ray.get(engine.actors.handles[0].__ray_call__.remote(list_views)))
+        del shards
     num_edges = int(edges.indptr[num_rows])
     assert POOL.joint[:num_rows].shape in held[0]
     assert held[1].count((num_edges,)) == 2
@@ -154,8 +183,8 @@ def test_the_same_bits_after_actors_were_killed(
     caplog: pytest.LogCaptureFixture,
     killed: dict[int, int],
 ) -> None:
-    engine = WatchedEngine(2)
-    log = ListLog(on_round=lambda number: engine.kill(killed[number]) if number in killed else None)
+    engine = start_engine(2)
+    log = ListLog(on_round=lambda number: kill(engine, killed[number]) if number in killed else None)
     check_same(select["k_center"](ask(engine, log)), expected["k_center"])
     assert count_replaced(caplog) == len(killed)
 
@@ -165,8 +194,8 @@ def test_coverage_and_swaps_survive_the_death_of_an_actor(
 ) -> None:
     whole = ListLog()
     select["mmcsal"](ask(LocalEngine(2, 1), whole))
-    last, engine = len(whole.appended), WatchedEngine(2)
-    log = ListLog(on_round=lambda number: engine.kill(0) if number in (2, last) else None)
+    last, engine = len(whole.appended), start_engine(2)
+    log = ListLog(on_round=lambda number: kill(engine, 0) if number in (2, last) else None)
     check_same(select["mmcsal"](ask(engine, log)), expected["mmcsal"])
     assert last > 2
     assert count_replaced(caplog) == 2
@@ -175,8 +204,8 @@ def test_coverage_and_swaps_survive_the_death_of_an_actor(
 def test_an_actor_that_dies_too_often_ends_the_selection(
     select: dict[str, Callable[[Request], Picks]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine = WatchedEngine(1)
-    log = ListLog(on_round=lambda _: engine.kill(0))
+    engine = start_engine(1)
+    log = ListLog(on_round=lambda _: kill(engine, 0))
     with pytest.raises(RayError, match=f"rows from 0 on may die {MAX_RESTARTS} times in a selection, but has died"):
         select["k_center"](ask(engine, log))
     assert len(log.appended) == MAX_RESTARTS + 1
@@ -206,9 +235,16 @@ class DyingShard(KCenterShard):
         self.die_in("apply")
 
     def die_in(self, method: str) -> None:
-        if method == self.method and len(self.counted) == 3 and not self.mark.exists():
-            self.mark.touch()
+        if method == self.method and len(self.counted) == 3 and self.is_first():
             os._exit(1)
+
+    def is_first(self) -> bool:
+        """Say whether no shard has died yet; where both ask at once, only one is told so."""
+        try:
+            self.mark.touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 
     def list_counted(self) -> list[int]:
         return self.counted
@@ -231,7 +267,7 @@ def test_an_actor_that_dies_in_a_call_does_what_it_was_asked_once(
         span.start: partial(DyingShard, POOL.joint[span], span.start, start, method, tmp_path / "mark")
         for span in spans
     }
-    shards = RayShards(DyingShard, opening, num_cpus=0.25)
+    shards = RayShards(DyingShard, opening, start_engine(2).actors)
     rounds = pick(shards)
     assert rounds == pick(local)
     assert count_replaced(caplog) == 1
@@ -252,12 +288,12 @@ def test_a_run_that_was_cut_goes_on_from_its_log(
 
 
 def test_actors_go_on_from_the_log_of_another_engine(
-    select: dict[str, Callable[[Request], Picks]], expected: dict[str, Picks]
+    select: dict[str, Callable[[Request], Picks]], expected: dict[str, Picks], engines: dict[int, RayEngine]
 ) -> None:
     whole = ListLog()
     select["k_center"](ask(LocalEngine(2, 1), whole))
     rest = ListLog(whole.appended[:3])
-    check_same(select["k_center"](ask(WatchedEngine(2), rest)), expected["k_center"])
+    check_same(select["k_center"](ask(engines[2], rest)), expected["k_center"])
     assert rest.appended == whole.appended[3:]
 
 
