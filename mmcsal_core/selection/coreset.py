@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from functools import cached_property, partial
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -115,8 +116,7 @@ class Coreset:
         coverage_terms: (B,) part of the gain from covering the pool.
         diversity_terms: (B,) part of the gain from distance to earlier picks.
         alignment_terms: (B,) part of the gain from trust in the pair.
-        weights: (B,) int64, pool pairs nearest to each pick, itself included; they sum to the pool.
-        covering_radius: distance from a pool pair to its nearest pick or labelled pair, at most.
+        measure: finds the weights and the covering radius; this object holds on to the pool for it.
         ended_by: why there are no more picks.
         exhausted_at: rank from which no pick gains anything; None where every pick does, or the strategy has no gains.
     """
@@ -127,10 +127,32 @@ class Coreset:
     coverage_terms: npt.NDArray[np.float64]
     diversity_terms: npt.NDArray[np.float64]
     alignment_terms: npt.NDArray[np.float64]
-    weights: Rows
-    covering_radius: float
+    measure: Callable[[], tuple[Rows, float]] = field(repr=False)
     ended_by: EndedBy = "budget"
     exhausted_at: int | None = None
+
+    @property
+    def weights(self) -> Rows:
+        """(B,) int64, pool pairs nearest to each pick, itself included; they sum to the pool.
+
+        Found when first asked for: every pair is compared with every pick, which can take longer than the picking.
+        """
+        return self._measured[0]
+
+    @property
+    def covering_radius(self) -> float:
+        """Distance from a pool pair to its nearest pick or labelled pair, at most; found with the weights."""
+        return self._measured[1]
+
+    @cached_property
+    def _measured(self) -> tuple[Rows, float]:
+        return self.measure()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: weights and radius instead of the pool."""
+        state = {**vars(self), "_measured": self._measured}
+        del state["measure"]
+        return state
 
 
 def describe_picks(pool: Pool, picks: Picks, labelled: Rows, ending: Ending) -> Coreset:
@@ -142,11 +164,6 @@ def describe_picks(pool: Pool, picks: Picks, labelled: Rows, ending: Ending) -> 
         labelled: (L,) rows that were labelled before; they count for the radius, not for the weights.
         ending: why there are no more picks.
     """
-    cells = assign_cells(pool.joint, picks.indices) if picks.find_cells is None else picks.find_cells()
-    if len(labelled):
-        radius = measure_radius(pool.joint, np.concatenate([picks.indices, labelled]))
-    else:
-        radius = float(measure_distances(pool.joint, np.arange(pool.num_pairs), picks.indices[cells]).max())
     coverage, diversity, alignment = np.ascontiguousarray(picks.terms.T)
     return Coreset(
         indices=picks.indices,
@@ -155,8 +172,17 @@ def describe_picks(pool: Pool, picks: Picks, labelled: Rows, ending: Ending) -> 
         coverage_terms=coverage,
         diversity_terms=diversity,
         alignment_terms=alignment,
-        weights=np.bincount(cells, minlength=len(picks.indices)).astype(np.int64),
-        covering_radius=radius,
+        measure=partial(_measure_cells, pool, picks, labelled),
         ended_by=ending.ended_by,
         exhausted_at=ending.exhausted_at,
     )
+
+
+def _measure_cells(pool: Pool, picks: Picks, labelled: Rows) -> tuple[Rows, float]:
+    """Return the weights and the covering radius."""
+    cells = assign_cells(pool.joint, picks.indices) if picks.find_cells is None else picks.find_cells()
+    if len(labelled):
+        radius = measure_radius(pool.joint, np.concatenate([picks.indices, labelled]))
+    else:
+        radius = float(measure_distances(pool.joint, np.arange(pool.num_pairs), picks.indices[cells]).max())
+    return np.bincount(cells, minlength=len(picks.indices)).astype(np.int64), radius

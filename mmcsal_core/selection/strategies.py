@@ -70,7 +70,8 @@ def select_coreset(
         config: how to choose.
 
     Returns:
-        `budget` distinct rows, fewer where the configuration says so, with gains, terms and weights.
+        `budget` distinct rows, fewer where the configuration says so, with gains and terms; weights and covering radius
+        are found when they are asked for.
 
     Raises:
         GateError: no row may be picked.

@@ -19,7 +19,10 @@ from mmcsal_core.neighbors.config import KernelConfig
 from mmcsal_core.neighbors.relations import Relation, list_shared_relations, measure_bandwidth
 from mmcsal_core.neighbors.vectors import Floats, Rows, Vectors, iter_blocks, scale_to_unit
 from mmcsal_core.selection import SelectionConfig, select_coreset
-from mmcsal_core.selection.strategies import SELECTORS
+from mmcsal_core.selection.coreset import Request
+from mmcsal_core.selection.engine.engines import LocalEngine
+from mmcsal_core.selection.pool import make_pool
+from mmcsal_core.selection.strategies import NO_LABELS, SELECTORS, select_from_pool
 from tests.benchmarks.selection_pools import SEED, split_modalities
 
 Task: TypeAlias = Literal["k-center", "coverage"]
@@ -127,10 +130,26 @@ def run_loop(problem: Problem) -> Answer:
 
 
 def run_k_center(problem: Problem) -> Answer:
-    """Run the strategy `k_center`; its greedy part is told apart from checks, weights and radius."""
+    """Run the strategy `k_center`; its greedy part is told apart from the checks."""
     with time_calls(SELECTORS, "k_center") as greedy_s:
         picked = select_coreset({"joint": problem.vectors}, problem.num_picks, strategy="k_center")
     return Answer(picked.indices, {"greedy": greedy_s()})
+
+
+def run_screened_k_center(problem: Problem) -> Answer:
+    """Run the strategy `k_center` with products of bytes instead of float32."""
+    pool = make_pool({"joint": problem.vectors})
+    config = SelectionConfig(strategy="k_center")
+    request = Request(problem.num_picks, NO_LABELS, 0, config, engine=LocalEngine(screening="int8"))
+    return Answer(select_from_pool(pool, request).indices)
+
+
+def run_weighted_k_center(problem: Problem) -> Answer:
+    """Run the strategy `k_center`, then find every row's nearest pick."""
+    picked = select_coreset({"joint": problem.vectors}, problem.num_picks, strategy="k_center")
+    if picked.weights.sum() != len(problem.vectors):
+        raise AssertionError("every row must have a nearest pick")
+    return Answer(picked.indices)
 
 
 def run_coverage(problem: Problem) -> Answer:
@@ -238,6 +257,8 @@ OWN: dict[Task, list[Method]] = {
     "k-center": [
         Method(LOOP, run_loop, is_exact=True, is_one_pick=True),
         Method("mmcsal k_center", run_k_center, is_exact=True),
+        Method("mmcsal k_center, int8 screening", run_screened_k_center, is_exact=True),
+        Method("mmcsal k_center, with weights", run_weighted_k_center, is_exact=True),
         Method("faiss k-means + nearest", run_kmeans),
         Method("random", run_random),
     ],

@@ -33,9 +33,10 @@ whose pages are touched before the clock starts; imports and a first call on 512
   million pick-row pairs, float32 above. Rows of the pair kernel measure coverage with the kernel of the strategy
   `mmcsal`.
 - **graph s**, **greedy s**: CPU seconds of neighbour search and kernel (or the dense kernel), and of picking. What
-  is left of CPU s is checks, weights and radius. **of dense**: coverage over that of greedy on the dense kernel.
-- `mmcsal` rows call `select_coreset`, which also checks the vectors and returns weights, gains, cells and the
-  covering radius; other packages return indices. `greedy alone` is the part of the same call that picks.
+  is left of CPU s is checks. **of dense**: coverage over that of greedy on the dense kernel.
+- `mmcsal` rows call `select_coreset`, which also checks the vectors and returns gains; `greedy alone` is the part
+  of the same call that picks. As other packages do, it leaves the nearest pick of every row to be found when asked
+  for; the rows `with weights` ask.
 
 `numpy loop`: farthest-first, one matrix-vector product and one maximum in place for each pick. `numpy dense
 greedy`: lazy greedy on the N x N kernel in float64. `anomalib's algorithm`: its k-center greedy written out with

@@ -1,5 +1,7 @@
 """One contract, run over every strategy."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -69,6 +71,17 @@ def check_contract(coreset: Coreset, num_pairs: int, budget: int) -> None:
     assert coreset.weights.sum() == num_pairs
     assert coreset.weights.min() >= 1
     assert 0 <= coreset.covering_radius <= 2
+
+
+def test_a_pickled_coreset_holds_its_weights_and_not_the_pool() -> None:
+    coreset = select(POOL, 5, "k_center")
+    pickled = pickle.dumps(coreset)
+    assert len(pickled) < POOL.embeddings["image"].nbytes / 2
+    again = pickle.loads(pickled)
+    check_contract(again, 300, 5)
+    assert again.covering_radius == coreset.covering_radius
+    np.testing.assert_array_equal(again.weights, coreset.weights)
+    assert "Coreset(indices=" in repr(again)
 
 
 @every_strategy
