@@ -33,3 +33,10 @@ class KernelConfig(Settings):
     unimodal_weight: float = Field(1.0, gt=0, description="weight of each uni-modal relation in the shared space")
     crossmodal_weight: float = Field(1.0, ge=0, description="weight of each cross-modal relation in the shared space")
     backbone_weight: float = Field(1.0, ge=0, description="weight of each relation in a backbone's own space")
+    horizon: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="how far a pair counts as covered from the start, as a share of its kernel value with its last "
+        "neighbour; nearer 0 the first picks spread more, nearer 1 they go where many pairs are",
+    )

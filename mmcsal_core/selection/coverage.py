@@ -21,4 +21,4 @@ def select_coverage(pool: Pool, request: Request) -> Picks:
     relation = Relation("joint", pool.joint, pool.joint, 1.0)
     neighbors = find_rows(pool.joint, pool.joint, config.search)
     kernel = build_graph([relation], [neighbors], config.kernel, request.seed)
-    return cover_greedily(kernel, request, "coverage", find_horizon(kernel, neighbors.shape[1]))
+    return cover_greedily(kernel, request, "coverage", find_horizon(kernel, neighbors.shape[1], config.kernel.horizon))

@@ -2,9 +2,9 @@
 
 Beyond a row's K nearest neighbours the kernel is not 0, only unknown, and at most about its value at the K-th. A pick
 out there covers the row up to some such value, and nearly every set of picks has one. So the row counts as covered up
-to its horizon, its K-th largest kernel value, from the start, and only what rises above it is gained. Without it,
-greedy chases rows that merely have no pick in their list yet, and loses up to 2 % of the value on the dense kernel
-where picks are fewer than N / K.
+to its horizon, a share of its K-th largest kernel value, from the start, and only what rises above it is gained.
+Without it, greedy chases rows that merely have no pick in their list yet, and loses up to 2 % of the value on the dense
+kernel where picks are fewer than N / K.
 """
 
 import numpy as np
@@ -16,12 +16,13 @@ from mmcsal_core.neighbors.whole_kernel import UNIT, Whole
 BLOCK_ROWS = 65_536
 
 
-def find_horizon(kernel: sparse.csr_array, num_neighbors: int) -> Whole:
-    """Return every row's kernel value with its `num_neighbors`-th nearest other row.
+def find_horizon(kernel: sparse.csr_array, num_neighbors: int, share: float) -> Whole:
+    """Return a share of every row's kernel value with its `num_neighbors`-th nearest other row, rounded down.
 
     Args:
         kernel: (N, N) int32 multiples of 2^-30, a row's own edge included.
         num_neighbors: K, the neighbours of each row that were looked for in one relation.
+        share: in [0, 1].
 
     Returns:
         (N,) int32: 0 where K reaches all other rows, since nothing is unknown then; of fewer edges the least.
@@ -34,7 +35,7 @@ def find_horizon(kernel: sparse.csr_array, num_neighbors: int) -> Whole:
         starts, stops = kernel.indptr[block], kernel.indptr[block.start + 1 : block.stop + 1]
         falling = _sort_falling(kernel.data[starts[0] : stops[-1]], stops - starts)
         places = np.minimum(starts + num_neighbors, stops - 1) - starts[0]
-        horizon[block] = falling[places]
+        horizon[block] = np.floor(share * falling[places])
     return horizon
 
 

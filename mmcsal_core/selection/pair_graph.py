@@ -54,7 +54,7 @@ def build_pair_graph(pool: Pool, config: SelectionConfig, seed: int) -> PairGrap
     consistency = measure_consistency([neighbors[relation_name(name, name)] for name in witnesses])
     suspicion = score_suspicion(measure_alignment(pool.embeddings), consistency, config.suspicious_fraction)
     num_neighbors = max(rows.shape[1] for rows in neighbors.values())
-    return PairGraph(kernel, suspicion, find_horizon(kernel, num_neighbors))
+    return PairGraph(kernel, suspicion, find_horizon(kernel, num_neighbors, config.kernel.horizon))
 
 
 def find_backbone_spaces(pool: Pool, config: SelectionConfig) -> dict[str, Vectors]:

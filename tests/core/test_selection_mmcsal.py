@@ -152,15 +152,16 @@ def test_refined_picks_cover_no_less_and_are_ranked_by_greedy() -> None:
     assert (np.diff(refined.terms.sum(axis=1)) <= 1e-8).all()
 
 
-def test_the_horizon_is_the_value_of_the_kth_other_row() -> None:
+def test_the_horizon_is_a_share_of_the_value_of_the_kth_other_row() -> None:
     graph = build_graph(90)
     falling = -np.sort(-graph.kernel.toarray(), axis=1)
-    np.testing.assert_array_equal(find_horizon(graph.kernel, 12), falling[:, 12])
-    np.testing.assert_array_equal(graph.floor, falling[:, 12])
+    np.testing.assert_array_equal(find_horizon(graph.kernel, 12, 1.0), falling[:, 12])
+    np.testing.assert_array_equal(find_horizon(graph.kernel, 12, 0.25), falling[:, 12] // 4)
+    np.testing.assert_array_equal(graph.floor, np.floor(CONFIG.kernel.horizon * falling[:, 12]))
     degrees = np.diff(graph.kernel.indptr)
     least = np.minimum.reduceat(graph.kernel.data, graph.kernel.indptr[:-1])
-    np.testing.assert_array_equal(find_horizon(graph.kernel, 88)[degrees <= 88], least[degrees <= 88])
-    assert (find_horizon(graph.kernel, 89) == 0).all()
+    np.testing.assert_array_equal(find_horizon(graph.kernel, 88, 1.0)[degrees <= 88], least[degrees <= 88])
+    assert (find_horizon(graph.kernel, 89, 1.0) == 0).all()
 
 
 @pytest.mark.parametrize("budget", [10, 40, 150])
