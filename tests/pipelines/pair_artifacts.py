@@ -1,4 +1,4 @@
-"""Finished pairs/, features/ and embeddings/ of a made pool, for the stages that come after them."""
+"""Finished artifacts of a made pool, for the stages that come after them."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmcsal_core.artifacts import Artifact, plan_ranges
+from mmcsal_core.neighbors import NeighborConfig
 from mmcsal_core.neighbors.vectors import Rows, Vectors
 from mmcsal_core.schema import (
     ALIGNMENT,
@@ -21,7 +22,10 @@ from mmcsal_core.schema import (
     prototype_column,
     uri_column,
 )
+from mmcsal_core.selection.stored_pool import PoolArtifacts
 from mmcsal_core.storage import Store
+from pipelines.neighbors import NeighborWorker, publish_indexes
+from pipelines.stage_run import StageRun
 from tests.core.pair_pools import ClusteredPool, make_clustered_pool
 
 MODALITIES = ["image", "text"]
@@ -38,6 +42,11 @@ class PairArtifacts:
     pool: ClusteredPool
     ids: list[str]
 
+    def locate(self) -> PoolArtifacts:
+        """Return what a selection reads."""
+        indexes, neighbors = (Artifact(self.run, name, "neighbors") for name in ("indexes", "neighbors"))
+        return PoolArtifacts(self.pairs, self.features, self.embeddings, indexes, neighbors)
+
 
 def write_pair_artifacts(run: Store, num_pairs: int) -> PairArtifacts:
     """Write the artifacts of a run whose rows are not in the order of pair_id."""
@@ -49,6 +58,26 @@ def write_pair_artifacts(run: Store, num_pairs: int) -> PairArtifacts:
     publish(features, tabulate_features(ids, pool, order))
     publish(embeddings, tabulate_embeddings(ids, pool, order))
     return PairArtifacts(run, pairs, features, embeddings, pool, ids)
+
+
+def publish_neighbors(made: PairArtifacts, num_neighbors: int, rows_per_shard: int) -> PoolArtifacts:
+    """Find and publish the pool's neighbours, and return what a selection reads."""
+    inputs, num_pairs = made.locate(), len(made.ids)
+    indexes, neighbors = inputs.indexes, inputs.neighbors
+    publish_indexes(made.embeddings, made.features, indexes, NeighborConfig(), StageRun(neighbors, "f"))
+    plan = neighbors.begin("f", lambda: plan_ranges(num_pairs, rows_per_shard))
+    worker = NeighborWorker(
+        embeddings=made.embeddings,
+        indexes=indexes,
+        out=neighbors,
+        plan=plan,
+        num_neighbors=num_neighbors,
+        num_threads=1,
+    )
+    for shard in plan.shards:
+        worker.run_shard(shard)
+    neighbors.finish(plan, properties={"pool": num_pairs, "num_neighbors": num_neighbors})
+    return inputs
 
 
 def publish(artifact: Artifact, table: pa.Table) -> None:

@@ -10,19 +10,18 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 import pytest
 
-from mmcsal_core.artifacts import Artifact, Manifest, plan_ranges
+from mmcsal_core.artifacts import Artifact, Manifest
 from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
 from mmcsal_core.errors import ArtifactError, ConfigError, DataError, GateError
-from mmcsal_core.neighbors import KernelConfig, NeighborConfig
+from mmcsal_core.neighbors import KernelConfig
 from mmcsal_core.schema import PAIR_ID, selection_schema
 from mmcsal_core.selection import select_coreset
 from mmcsal_core.selection.selection_table import RunOrigin
 from mmcsal_core.selection.stored_pool import PoolArtifacts
 from mmcsal_core.storage import Store
 from pipelines.coreset import STAGE, CoresetConfig, rank_pairs
-from pipelines.neighbors import NeighborWorker, publish_indexes
 from pipelines.stage_run import StageRun
-from tests.pipelines.pair_artifacts import MODALITIES, PairArtifacts, publish, write_pair_artifacts
+from tests.pipelines.pair_artifacts import MODALITIES, PairArtifacts, publish, publish_neighbors, write_pair_artifacts
 
 NUM_PAIRS, BUDGET = 400, 30
 KERNEL = KernelConfig(bandwidth_neighbor=20)
@@ -33,15 +32,7 @@ RESOLVED = {name: resolve_modality(name, ModalityConfig()) for name in MODALITIE
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> PairArtifacts:
     made = write_pair_artifacts(Store(str(tmp_path_factory.mktemp("run"))), NUM_PAIRS)
-    indexes, neighbors = Artifact(made.run, "indexes", "neighbors"), Artifact(made.run, "neighbors", "neighbors")
-    publish_indexes(made.embeddings, made.features, indexes, NeighborConfig(), StageRun(neighbors, "f"))
-    plan = neighbors.begin("f", lambda: plan_ranges(NUM_PAIRS, 256))
-    worker = NeighborWorker(
-        embeddings=made.embeddings, indexes=indexes, out=neighbors, plan=plan, num_neighbors=64, num_threads=1
-    )
-    for shard in plan.shards:
-        worker.run_shard(shard)
-    neighbors.finish(plan, properties={"pool": NUM_PAIRS, "num_neighbors": 64})
+    publish_neighbors(made, 64, rows_per_shard=256)
     return made
 
 
@@ -57,7 +48,7 @@ def rank(made: PairArtifacts, folder: Path, **fields: Any) -> tuple[Artifact, Ma
     out = Artifact(Store(str(folder)), "selection", STAGE)
     config = CoresetConfig.model_validate(given)
     manifest = rank_pairs(
-        inputs=locate(made),
+        inputs=made.locate(),
         source_options={},
         modalities=RESOLVED,
         origin=ORIGIN,
@@ -65,11 +56,6 @@ def rank(made: PairArtifacts, folder: Path, **fields: Any) -> tuple[Artifact, Ma
         run=StageRun(out, "fingerprint"),
     )
     return out, manifest
-
-
-def locate(made: PairArtifacts) -> PoolArtifacts:
-    indexes, neighbors = (Artifact(made.run, name, "neighbors") for name in ("indexes", "neighbors"))
-    return PoolArtifacts(made.pairs, made.features, made.embeddings, indexes, neighbors)
 
 
 def test_the_selection_keeps_its_contract(selection: tuple[Artifact, Manifest], made: PairArtifacts) -> None:
@@ -226,7 +212,7 @@ def test_a_pair_that_an_artifact_lacks_is_named(made: PairArtifacts, tmp_path: P
     lacking = Artifact(Store(str(tmp_path)), "pairs", "pairs")
     table = made.pairs.read_table()
     publish(lacking, table.filter(pc.not_equal(table[PAIR_ID], "pair-00123")))
-    inputs = PoolArtifacts(**{**locate(made).__dict__, "pairs": lacking})
+    inputs = PoolArtifacts(**{**made.locate().__dict__, "pairs": lacking})
     out = Artifact(Store(str(tmp_path)), "selection", STAGE)
     config = CoresetConfig(budget=NUM_PAIRS, kernel=KERNEL)
     with pytest.raises(ArtifactError, match="'pair-00123'; run the stage 'pairs' again"):
@@ -244,7 +230,7 @@ def test_metadata_may_not_be_named_like_a_column_of_the_selection(made: PairArti
     table = made.pairs.read_table().rename_columns({"category": "rank"})
     pairs = Artifact(Store(str(tmp_path)), "pairs", "pairs")
     publish(pairs, table)
-    inputs = PoolArtifacts(**{**locate(made).__dict__, "pairs": pairs})
+    inputs = PoolArtifacts(**{**made.locate().__dict__, "pairs": pairs})
     out = Artifact(Store(str(tmp_path)), "selection", STAGE)
     config = CoresetConfig(budget=3, strategy="random")
     with pytest.raises(DataError, match="got rank; rename the column"):

@@ -11,21 +11,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from mmcsal_core.artifacts import Artifact, Manifest, plan_ranges
+from mmcsal_core.artifacts import Artifact, Manifest
 from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
 from mmcsal_core.errors import ConfigError, DataError, GateError
 from mmcsal_core.neighbors import KernelConfig, NeighborConfig
 from mmcsal_core.schema import PAIR_ID
 from mmcsal_core.selection import select_coreset
 from mmcsal_core.selection.selection_table import RunOrigin
-from mmcsal_core.selection.stored_pool import MIN_BATCH_EDGES, PoolArtifacts, read_pool, restrict_neighbors
+from mmcsal_core.selection.stored_pool import MIN_BATCH_EDGES, read_pool, restrict_neighbors
 from mmcsal_core.storage import Store
 from mmcsal_core.validation import validate_run
 from mmcsal_core.validation_selection import find_selection_problems
 from pipelines.coreset import STAGE, CoresetConfig, rank_pairs
-from pipelines.neighbors import NeighborWorker, publish_indexes
 from pipelines.stage_run import StageRun
-from tests.pipelines.pair_artifacts import MODALITIES, PairArtifacts, publish, write_pair_artifacts
+from tests.pipelines.pair_artifacts import MODALITIES, PairArtifacts, publish, publish_neighbors, write_pair_artifacts
 
 NUM_PAIRS, BUDGET = 300, 24
 RESOLVED = {name: resolve_modality(name, ModalityConfig()) for name in MODALITIES}
@@ -43,28 +42,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> PairArtifacts:
     rows = [made.ids.index(name) for name in table[PAIR_ID].to_pylist()]
     table = table.append_column("kind", pa.array(KINDS[rows].tolist(), pa.string()))
     publish(made.pairs, table.append_column("price", pa.array(PRICES[rows], pa.float32())))
-    indexes, neighbors = Artifact(made.run, "indexes", "neighbors"), Artifact(made.run, "neighbors", "neighbors")
-    publish_indexes(made.embeddings, made.features, indexes, NeighborConfig(), StageRun(neighbors, "f"))
-    plan = neighbors.begin("f", lambda: plan_ranges(NUM_PAIRS, 1))
-    worker = NeighborWorker(
-        embeddings=made.embeddings, indexes=indexes, out=neighbors, plan=plan, num_neighbors=24, num_threads=1
-    )
-    for shard in plan.shards:
-        worker.run_shard(shard)
-    neighbors.finish(plan, properties={"pool": NUM_PAIRS, "num_neighbors": 24})
+    publish_neighbors(made, 24, rows_per_shard=1)
     return made
-
-
-def locate(made: PairArtifacts) -> PoolArtifacts:
-    indexes, neighbors = (Artifact(made.run, name, "neighbors") for name in ("indexes", "neighbors"))
-    return PoolArtifacts(made.pairs, made.features, made.embeddings, indexes, neighbors)
 
 
 def rank(made: PairArtifacts, folder: Path, **fields: Any) -> tuple[Artifact, Manifest]:
     out = Artifact(Store(str(folder)), "selection", STAGE)
     config = CoresetConfig.model_validate({"kernel": KERNEL, "search": NeighborConfig(num_neighbors=24), **fields})
     manifest = rank_pairs(
-        inputs=locate(made),
+        inputs=made.locate(),
         source_options={},
         modalities=RESOLVED,
         origin=ORIGIN,
@@ -255,7 +241,7 @@ def test_validate_holds_for_a_selection_under_constraints(made: PairArtifacts) -
 
 def test_edges_to_pairs_outside_are_dropped_and_searched_again_where_most_are(made: PairArtifacts) -> None:
     config = CoresetConfig(budget=5, kernel=KERNEL)
-    stored = read_pool(locate(made), MODALITIES, config)
+    stored = read_pool(made.locate(), MODALITIES, config)
     lists = stored.pool.neighbors
     assert lists is not None
     assert NUM_PAIRS * 24 * len(lists) < MIN_BATCH_EDGES
@@ -272,13 +258,13 @@ def test_edges_to_pairs_outside_are_dropped_and_searched_again_where_most_are(ma
 
 def test_ids_of_edges_are_looked_up_over_several_batches(made: PairArtifacts, monkeypatch: pytest.MonkeyPatch) -> None:
     config = CoresetConfig(budget=5, kernel=KERNEL)
-    together = read_pool(locate(made), MODALITIES, config).pool.neighbors
+    together = read_pool(made.locate(), MODALITIES, config).pool.neighbors
     monkeypatch.setattr("mmcsal_core.selection.stored_pool.MIN_BATCH_EDGES", 1)
-    apart = read_pool(locate(made), MODALITIES, config).pool.neighbors
+    apart = read_pool(made.locate(), MODALITIES, config).pool.neighbors
     assert together is not None
     assert apart is not None
     assert together.keys() == apart.keys()
-    edges = locate(made).neighbors.read_table().filter(pc.field("relation") == "image->text").to_pylist()
+    edges = made.locate().neighbors.read_table().filter(pc.field("relation") == "image->text").to_pylist()
     for name, found in together.items():
         np.testing.assert_array_equal(found, apart[name])
     for edge in edges:

@@ -5,8 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmcsal_core.artifacts import Artifact, plan_ranges
-from mmcsal_core.neighbors import NeighborConfig
 from mmcsal_core.selection import SelectionConfig, select_coreset
 from mmcsal_core.selection.config import Strategy
 from mmcsal_core.selection.coreset import Request
@@ -14,9 +12,7 @@ from mmcsal_core.selection.engine.eligibility import NO_ROWS
 from mmcsal_core.selection.stored_pool import PoolArtifacts, read_pool
 from mmcsal_core.selection.strategies import select_from_pool
 from mmcsal_core.storage import Store
-from pipelines.neighbors import NeighborWorker, publish_indexes
-from pipelines.stage_run import StageRun
-from tests.pipelines.pair_artifacts import MODALITIES, PairArtifacts, write_pair_artifacts
+from tests.pipelines.pair_artifacts import MODALITIES, PairArtifacts, publish_neighbors, write_pair_artifacts
 
 NUM_PAIRS = 150
 
@@ -29,15 +25,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> PairArtifacts:
 
 @pytest.fixture(scope="module")
 def inputs(made: PairArtifacts) -> PoolArtifacts:
-    indexes, neighbors = (Artifact(made.run, name, "neighbors") for name in ("indexes", "neighbors"))
-    publish_indexes(made.embeddings, made.features, indexes, NeighborConfig(), StageRun(neighbors, "f"))
-    plan = neighbors.begin("f", lambda: plan_ranges(NUM_PAIRS, NUM_PAIRS))
-    worker = NeighborWorker(
-        embeddings=made.embeddings, indexes=indexes, out=neighbors, plan=plan, num_neighbors=64, num_threads=1
-    )
-    worker.run_shard(plan.shards[0])
-    neighbors.finish(plan, properties={"pool": NUM_PAIRS, "num_neighbors": 64})
-    return PoolArtifacts(made.pairs, made.features, made.embeddings, indexes, neighbors)
+    return publish_neighbors(made, 64, rows_per_shard=NUM_PAIRS)
 
 
 @pytest.mark.parametrize("space", ["joint", "features", "text"])
