@@ -23,6 +23,7 @@ from mmcsal_core.corpus.sources.config import check_source
 from mmcsal_core.encoder import EncoderConfig
 from mmcsal_core.errors import ConfigError
 from mmcsal_core.neighbors import NeighborConfig
+from mmcsal_core.selection.space import FEATURES, JOINT
 from mmcsal_core.settings import Settings
 from mmcsal_core.storage import Store, hash_bytes
 from pipelines.coreset import CoresetConfig
@@ -89,6 +90,21 @@ class JobConfig(Settings):
         if len(self.modalities) < 2:
             raise ValueError(
                 f"a pair has two or more modalities, got {sorted(self.modalities)}; add one under modalities, e.g. text"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_selection(self) -> "JobConfig":
+        names, space = list(self.modalities), self.selection.space
+        if space not in (JOINT, FEATURES, *names):
+            raise ValueError(
+                f"selection.space must be joint, features or a modality ({', '.join(names)}), got {space!r}; choose "
+                "one of them"
+            )
+        unknown = sorted(set(self.selection.modality_weights) - set(names))
+        if unknown:
+            raise ValueError(
+                f"selection.modality_weights are for {', '.join(names)}, got {', '.join(unknown)}; correct the name"
             )
         return self
 

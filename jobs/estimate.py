@@ -6,6 +6,7 @@ measure it (`mmcsal run --until features` on a few thousand pairs) and put it in
 """
 
 from jobs.config import JobConfig
+from jobs.preflight import check_selection
 from mmcsal_core.artifacts import plan_ranges
 from mmcsal_core.corpus.modality import ModalityConfig
 from mmcsal_core.corpus.sources import list_source
@@ -35,7 +36,7 @@ class Estimate(Settings):
     pairs_per_second: float | None
     hours: float | None
     cost: float | None
-    budget: int
+    budget: int | None
 
 
 def estimate_run(config: JobConfig) -> Estimate:
@@ -44,8 +45,10 @@ def estimate_run(config: JobConfig) -> Estimate:
     Raises:
         DataError: the source is missing or unreadable.
         ConfigError: the configuration does not fit the source.
+        GateError: the source has fewer pairs than the budget.
     """
     listing = list_source(config.source, config.modalities, config.source_options)
+    check_selection(config, listing)
     shards = plan_ranges(listing.num_pairs, config.resources.rows_per_shard)
     rows = max((shard.stop - shard.start for shard in shards), default=0)
     decoded = rows * sum(_count_decoded_bytes(modality) for modality in config.modalities.values())
@@ -63,17 +66,18 @@ def estimate_run(config: JobConfig) -> Estimate:
         pairs_per_second=speed,
         hours=hours,
         cost=None if hours is None or price is None else hours * price,
-        budget=config.selection.count_picks(listing.num_pairs),
+        budget=config.selection.count_picks(listing.num_pairs) if config.selection.has_budget else None,
     )
 
 
 def describe_estimate(estimate: Estimate) -> dict[str, str]:
     """Return an estimate in words for people."""
     unknown = "unknown: measure it and set pricing.pairs_per_second"
+    budget = "as many as the other limits allow" if estimate.budget is None else f"{estimate.budget:,}"
     speed, hours, cost = estimate.pairs_per_second, estimate.hours, estimate.cost
     return {
         "source": f"{estimate.source}, {estimate.num_files} files, {estimate.source_bytes / 1e6:,.1f} MB",
-        "pairs": f"{estimate.num_pairs:,}, of which {estimate.budget:,} are to be picked",
+        "pairs": f"{estimate.num_pairs:,}, of which {budget} are to be picked",
         "shards": f"{estimate.num_shards:,}, decoded at most {estimate.decoded_bytes_per_shard / 1e6:,.0f} MB each",
         "memory per actor": f"about {estimate.memory_per_actor_bytes / 1e9:,.1f} GB",
         "features": unknown if speed is None else f"about {speed:,.0f} pairs/s an actor",

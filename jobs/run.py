@@ -11,12 +11,12 @@ from jobs.cluster import connect_ray
 from jobs.config import JobConfig, describe_config, hash_config, parse_stored_config
 from jobs.exit_codes import ExitCode, classify_error
 from jobs.lock import RunLock, is_alive, read_owner
+from jobs.preflight import check_selection
 from jobs.progress import Reporter
 from jobs.run_status import RunStatus
 from jobs.steps import Step, fingerprint_ingest, hash_lists, lay_out, list_steps, recall_lists
 from mmcsal_core.artifacts import SUCCESS
-from mmcsal_core.corpus.sources import SourceListing, list_source
-from mmcsal_core.corpus.sources.columns import metadata_fields
+from mmcsal_core.corpus.sources import list_source
 from mmcsal_core.errors import ConfigError, DataError
 from mmcsal_core.settings import Settings
 from mmcsal_core.storage import Store
@@ -49,8 +49,7 @@ def run_job(config: JobConfig, reporter: Reporter, *, until: str | None = None) 
         raise ConfigError(f"--until takes a stage, got {until!r}; the stages are {', '.join(STAGES)}")
     with record_early_failure(config):
         listing = list_source(config.source, config.modalities, config.source_options)
-        config.selection.count_picks(listing.num_pairs)
-        _check_columns(config, listing)
+        check_selection(config, listing)
         list_hashes = hash_lists(config)
     steps = list_steps(config, fingerprint_ingest(config, listing.fingerprint), list_hashes)
     return execute_steps(config, steps[: STAGES.index(until) + 1 if until else None], reporter)
@@ -155,15 +154,6 @@ def _list_stored_steps(config: JobConfig, list_hashes: Mapping[str, str]) -> lis
         raise DataError(f"{config.run_store.url} has no finished pairs; use `mmcsal run` first")
     source_fingerprint = pairs.read_manifest().properties["source_fingerprint"]
     return list_steps(config, fingerprint_ingest(config, source_fingerprint), list_hashes)
-
-
-def _check_columns(config: JobConfig, listing: SourceListing) -> None:
-    names = [field.name for field in metadata_fields(listing.source, config.modalities, listing.schema)]
-    for key, column in config.selection.list_columns().items():
-        if column not in names:
-            raise ConfigError(
-                f"selection.{key} names a metadata column, got {column!r}; the source has {', '.join(names) or 'none'}"
-            )
 
 
 @contextmanager

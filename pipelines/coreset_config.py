@@ -4,9 +4,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from mmcsal_core.errors import GateError
+from mmcsal_core.errors import ConfigError, GateError
 from mmcsal_core.selection.config import SelectionConfig
 from mmcsal_core.selection.constraints.config import QuotaConfig
+from mmcsal_core.selection.constraints.demands import check_options
 
 ENDS = ("budget", "budget_fraction", "cost_budget", "min_gain", "min_distance")
 
@@ -58,7 +59,7 @@ class CoresetConfig(SelectionConfig):
 
     @model_validator(mode="after")
     def _check_quotas(self) -> "CoresetConfig":
-        if self.quotas.needs_budget and self.budget is None and self.budget_fraction is None:
+        if self.quotas.needs_budget and not self.has_budget:
             raise ValueError(
                 "quotas exact, minimum and balance need to know how many pairs are picked, got no budget; give budget "
                 "or budget_fraction"
@@ -70,6 +71,20 @@ class CoresetConfig(SelectionConfig):
                 "minimum or raise the budget"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_strategy(self) -> "CoresetConfig":
+        divides_gain = self.cost_column is not None and self.cost_rule == "gain_per_cost"
+        try:
+            check_options(self, has_budget=self.has_budget, divides_gain=divides_gain)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether the number of picks is known, as rows or as a share."""
+        return self.budget is not None or self.budget_fraction is not None
 
     @property
     def group_column(self) -> str | None:

@@ -1,6 +1,6 @@
 """From the configuration of the coreset stage to a pool and numbers of its rows: lists, conditions, costs, groups."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,9 @@ import pyarrow as pa
 
 from mmcsal_core.artifacts import Artifact
 from mmcsal_core.errors import ConfigError, GateError
+from mmcsal_core.neighbors.sorted_tables import read_schema
 from mmcsal_core.neighbors.vectors import Rows
-from mmcsal_core.schema import PAIR_ID
+from mmcsal_core.schema import PAIR_ID, embedding_schema
 from mmcsal_core.selection.constraints.cost_budget import read_costs
 from mmcsal_core.selection.constraints.demands import Demands
 from mmcsal_core.selection.constraints.metadata_filter import match_rows
@@ -74,7 +75,7 @@ def choose_pool(
         GateError: no pair is left, or fewer than the budget.
     """
     names, ids = list(modalities), stored.facts[PAIR_ID]
-    _check_columns(config, list_carried(pairs, names))
+    _check_columns(config, [field.name for field in list_carried(read_schema(pairs), names)])
     metadata = None
     if config.where is not None or config.list_columns():
         metadata = read_carried(pairs, ids, names)
@@ -97,6 +98,22 @@ def choose_pool(
         demands=_make_demands(config, metadata if whole or metadata is None else metadata.take(kept), ids.take(kept)),
         num_left_out=len(rows) - len(kept),
     )
+
+
+def check_condition(config: CoresetConfig, pairs: pa.Schema, modalities: Sequence[str]) -> None:
+    """Try the condition on no pair at all, before there are any.
+
+    Args:
+        config: `where` is looked at.
+        pairs: what pairs/ is going to hold.
+        modalities: by name.
+
+    Raises:
+        ConfigError: the condition does not fit the columns.
+    """
+    if config.where is not None:
+        facts = [field for field in embedding_schema(modalities, 1) if not pa.types.is_fixed_size_list(field.type)]
+        match_rows(pa.schema([*facts, *list_carried(pairs, modalities)]).empty_table(), config.where)
 
 
 def _check_columns(config: CoresetConfig, known: list[str]) -> None:

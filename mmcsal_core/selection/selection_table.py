@@ -50,10 +50,10 @@ class RunOrigin:
         }
 
 
-def list_carried(pairs: Artifact, modalities: Sequence[str]) -> list[str]:
-    """Name the columns that a selection carries over from pairs/: all but ids and stored bytes."""
+def list_carried(pairs: pa.Schema, modalities: Sequence[str]) -> list[pa.Field]:
+    """Return the columns that a selection carries over from pairs/: all but ids and stored bytes."""
     left_behind = {PAIR_ID, SOURCE_ROW, *map(bytes_column, modalities)}
-    return [name for name in read_schema(pairs).names if name not in left_behind]
+    return [field for field in pairs if field.name not in left_behind]
 
 
 def read_carried(pairs: Artifact, ids: pa.ChunkedArray, modalities: Sequence[str]) -> pa.Table:
@@ -71,7 +71,7 @@ def read_carried(pairs: Artifact, ids: pa.ChunkedArray, modalities: Sequence[str
         ArtifactError: an id is not in pairs/.
         DataError: a metadata column is named like a column of the selection.
     """
-    carried = list_carried(pairs, modalities)
+    carried = [field.name for field in list_carried(read_schema(pairs), modalities)]
     taken = set(selection_schema(modalities, []).names) & set(carried)
     if taken:
         raise DataError(

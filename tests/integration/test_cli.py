@@ -48,13 +48,20 @@ def test_the_process_ends_with_the_code_and_one_line(tmp_path: Path) -> None:
         ("modalities.text.column=captoin", ["'captoin'", "'caption'"]),
         ("source.pair_id_column=idd", ["'idd'", "'id'"]),
         ("selection.stratum_column=shapee", ["'shapee'", "shape"]),
+        ("selection.where=shapee = 'circle'", ["shapee = 'circle'", "image_uri, text, shape"]),
+        ("selection.where=shape =", ["'shape ='", "syntax error"]),
+        ("selection.space=txt", ["selection.space", "'txt'", "image, text"]),
+        ("selection.modality_weights={txt: 2}", ["selection.modality_weights", "got txt", "image, text"]),
+        ("selection={budget: 9, strategy: typiclust, min_gain: 0.1}", ["min_gain", "got typiclust"]),
+        ("selection={cost_budget: 9, cost_column: shape, cost_rule: gain, strategy: kmeans}", ["strategy kmeans"]),
     ],
 )
+@pytest.mark.parametrize("command", ["run", "plan"])
 def test_a_bad_configuration_stops_before_ray_and_before_anything_is_written(
-    config: Path, tmp_path: Path, override: str, words: list[str]
+    config: Path, tmp_path: Path, command: str, override: str, words: list[str]
 ) -> None:
     was_running = ray.is_initialized()
-    result = call("run", config, "--set", override)
+    result = call(command, config, "--set", override)
     assert result.exit_code == 2
     assert [word for word in words if word not in result.stderr] == []
     assert ray.is_initialized() == was_running
@@ -93,6 +100,12 @@ def test_plan_reads_headers_only_and_writes_nothing(config: Path, tmp_path: Path
     assert plan["cost"] == pytest.approx(0.04)
     assert not (tmp_path / "out").exists()
     assert "40, of which 20 are to be picked" in call("plan", config).stdout
+
+
+def test_plan_says_so_where_no_number_of_picks_is_given(config: Path) -> None:
+    override = ["--set", "selection={min_distance: 0.3, strategy: k_center}"]
+    assert json.loads(call("plan", config, *override, "--json").stdout)["budget"] is None
+    assert "as many as the other limits allow" in call("plan", config, *override).stdout
 
 
 def test_plan_says_so_where_a_throughput_is_unknown(config: Path) -> None:

@@ -80,7 +80,8 @@ def settle_demands(pool: Pool, labelled: Rows, config: SelectionConfig, demands:
         ConfigError: the strategy cannot do what is asked.
         GateError: quotas cannot be kept.
     """
-    check_options(config, demands)
+    has_budget = demands.budget is not None or demands.budget_fraction is not None
+    check_options(config, has_budget=has_budget, divides_gain=demands.divisors is not None)
     is_open = np.ones(pool.num_pairs, dtype=bool)
     is_open[labelled] = False
     num_unlabelled = int(is_open.sum())
@@ -106,8 +107,13 @@ def settle_demands(pool: Pool, labelled: Rows, config: SelectionConfig, demands:
     return Settlement(max(1, most) if budget is None else budget, constraints, plan, near_duplicates)
 
 
-def check_options(config: SelectionConfig, demands: Demands) -> None:
+def check_options(config: SelectionConfig, *, has_budget: bool, divides_gain: bool) -> None:
     """Refuse what a strategy cannot do.
+
+    Args:
+        config: the strategy and its options.
+        has_budget: whether the number of picks is known, as rows or as a share.
+        divides_gain: whether gains are divided by costs.
 
     Raises:
         ConfigError: naming the strategy and the option.
@@ -115,12 +121,12 @@ def check_options(config: SelectionConfig, demands: Demands) -> None:
     strategy, ordered = config.strategy, ", ".join(BY_GAIN)
     if config.min_gain is not None and strategy not in BY_GAIN:
         raise ConfigError(f"min_gain needs a strategy that picks by one gain ({ordered}), got {strategy}; leave it out")
-    if demands.divisors is not None and strategy not in BY_GAIN:
+    if divides_gain and strategy not in BY_GAIN:
         raise ConfigError(
             f"cost_rule gain_per_cost needs a strategy that picks by one gain ({ordered}), got {strategy}; "
             "set cost_rule: gain"
         )
-    if strategy in BY_NUMBER and demands.budget is None and demands.budget_fraction is None:
+    if strategy in BY_NUMBER and not has_budget:
         raise ConfigError(f"strategy {strategy} must know how many pairs to pick, got no budget; give budget too")
     if config.modality_weights and config.space != "joint":
         raise ConfigError(
