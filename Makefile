@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 HUB_VENV ?= .venv-hub
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: demo test check format lint types imports tests test-hub bench bench-features bench-selection clean
+.PHONY: demo test check format lint types imports tests test-hub clean
+.PHONY: bench bench-features bench-selection bench-ray bench-memory
 
 demo: $(VENV)/.demo
 	$(BIN)/mmcsal demo
@@ -35,10 +36,18 @@ tests: $(VENV)/.dev
 test-hub: $(HUB_VENV)/.hub
 	$(THREADS) $(HUB_VENV)/bin/python -m pytest -m hub tests/hub
 
-bench: bench-features bench-selection
+bench: bench-features bench-ray bench-memory bench-selection
 
 bench-features: $(VENV)/.dev
 	$(THREADS) $(BIN)/python -m tests.benchmarks.bench_features
+
+# k-center on actors against the same shards in one process
+bench-ray: $(VENV)/.dev
+	$(THREADS) $(BIN)/python -m tests.benchmarks.bench_ray_overhead
+
+# peak memory of selections from 1M x 512 and 5M x 256
+bench-memory: $(VENV)/.dev
+	$(THREADS) $(BIN)/python -m tests.benchmarks.bench_selection_memory
 
 # PROFILE is quick, standard or full; OPTIONS e.g. --only '200,000 x 256' or --fresh
 PROFILE ?= standard
