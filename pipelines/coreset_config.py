@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mmcsal_core.errors import ConfigError, GateError
 from mmcsal_core.selection.config import SelectionConfig
@@ -21,7 +21,8 @@ class CoresetConfig(SelectionConfig):
     )
     cost_column: str | None = Field(None, description="metadata column with the cost of a pair, a number above 0")
     cost_budget: float | None = Field(
-        None, gt=0, description="what the picks may cost together; a pair that costs more than is left is skipped"
+        None, gt=0, description="what the picks may cost together; a pair that costs more than is left, beside what "
+        "unmet minimums need, is skipped"
     )
     cost_rule: Literal["gain_per_cost", "gain"] = Field(
         "gain_per_cost", description="where there are costs, what the next pick has most of"
@@ -43,6 +44,14 @@ class CoresetConfig(SelectionConfig):
     stratum_column: str | None = Field(
         None, description="metadata column that is copied into the stratum column; by default that of the quotas"
     )
+
+    @field_validator("labelled", "exclude", mode="before")
+    @classmethod
+    def _spell_ids(cls, listed: object) -> object:
+        """Take ids that are whole numbers for what they are in pairs/: their digits."""
+        if not isinstance(listed, list | tuple):
+            return listed
+        return tuple(str(each) if isinstance(each, int) and not isinstance(each, bool) else each for each in listed)
 
     @model_validator(mode="after")
     def _check_end(self) -> "CoresetConfig":
@@ -113,6 +122,6 @@ class CoresetConfig(SelectionConfig):
         if self.budget > num_pairs:
             raise GateError(
                 f"the budget must not exceed the pool, but {self.budget} pairs are asked for and {num_pairs} are "
-                "usable; lower the budget or see rejects/ for what was lost"
+                "usable; lower the budget, loosen where or exclude, or see rejects/ for what was lost"
             )
         return self.budget

@@ -17,7 +17,7 @@ from mmcsal_core.selection.constraints.demands import Demands
 from mmcsal_core.selection.constraints.metadata_filter import match_rows
 from mmcsal_core.selection.constraints.pair_lists import find_listed_rows, hash_pair_list, read_pair_list
 from mmcsal_core.selection.constraints.quotas import group_rows
-from mmcsal_core.selection.selection_table import list_carried, read_carried
+from mmcsal_core.selection.selection_table import list_carried, read_carried, read_stratum
 from mmcsal_core.selection.stored_pool import StoredPool
 from pipelines.coreset_config import CoresetConfig
 
@@ -75,7 +75,7 @@ def choose_pool(
         GateError: no pair is left, or fewer than the budget.
     """
     names, ids = list(modalities), stored.facts[PAIR_ID]
-    _check_columns(config, [field.name for field in list_carried(read_schema(pairs), names)])
+    check_columns(config, read_schema(pairs), names)
     metadata = None
     if config.where is not None or config.list_columns():
         metadata = read_carried(pairs, ids, names)
@@ -91,13 +91,34 @@ def choose_pool(
     _check_left(config, num_free, len(rows))
     is_kept[labelled] = True
     kept = rows[is_kept]
-    whole = len(kept) == len(rows)
+    whole, own = len(kept) == len(rows), np.searchsorted(kept, labelled)
+    facts = metadata if whole or metadata is None else metadata.take(kept)
     return Chosen(
         stored=stored if whole else stored.restrict(kept),
-        labelled=np.searchsorted(kept, labelled),
-        demands=_make_demands(config, metadata if whole or metadata is None else metadata.take(kept), ids.take(kept)),
+        labelled=own,
+        demands=_make_demands(config, facts, ids.take(kept), own),
         num_left_out=len(rows) - len(kept),
     )
+
+
+def check_columns(config: CoresetConfig, pairs: pa.Schema, modalities: Sequence[str]) -> None:
+    """Make sure, on no pair at all, that the metadata columns are there and hold what they are named for.
+
+    Args:
+        config: `stratum_column`, `quotas.column` and `cost_column` are looked at.
+        pairs: what pairs/ holds, or is going to hold.
+        modalities: by name.
+
+    Raises:
+        ConfigError: a column is not there, has no text form to group by, or holds no numbers to sum up.
+    """
+    carried = pa.schema(list_carried(pairs, modalities)).empty_table()
+    for key, column in config.list_columns().items():
+        if column not in carried.column_names:
+            known = ", ".join(carried.column_names) or "none"
+            raise ConfigError(f"{key} must be a column of pairs/, got {column!r}; choose one of {known}")
+    _make_demands(config, carried, pa.chunked_array([], pa.string()), np.arange(0))
+    read_stratum(carried, config.group_column)
 
 
 def check_condition(config: CoresetConfig, pairs: pa.Schema, modalities: Sequence[str]) -> None:
@@ -116,27 +137,23 @@ def check_condition(config: CoresetConfig, pairs: pa.Schema, modalities: Sequenc
         match_rows(pa.schema([*facts, *list_carried(pairs, modalities)]).empty_table(), config.where)
 
 
-def _check_columns(config: CoresetConfig, known: list[str]) -> None:
-    for key, column in config.list_columns().items():
-        if column not in known:
-            raise ConfigError(
-                f"{key} must be a column of pairs/, got {column!r}; choose one of {', '.join(known) or 'none'}"
-            )
-
-
 def _check_left(config: CoresetConfig, num_free: int, num_pairs: int) -> None:
     if num_free == 0:
+        where = "" if config.where is None else f"loosen where {config.where!r} or "
         raise GateError(
-            f"none of {num_pairs} pairs may be picked after labelled, exclude and where; loosen where "
-            f"{config.where!r} or shorten the lists"
+            f"none of {num_pairs} pairs may be picked after labelled, exclude and where; {where}shorten the lists"
         )
     config.count_picks(num_free)
 
 
-def _make_demands(config: CoresetConfig, metadata: pa.Table | None, ids: pa.ChunkedArray) -> Demands:
+def _make_demands(
+    config: CoresetConfig, metadata: pa.Table | None, ids: pa.ChunkedArray, labelled: Rows
+) -> Demands:
     costs = groups = None
     if metadata is not None and config.cost_column is not None:
-        costs = read_costs(config.cost_column, metadata[config.cost_column], ids)
+        free = np.delete(np.arange(len(ids)), labelled)  # what is labelled is paid for, whatever its cost says
+        costs = np.ones(len(ids))
+        costs[free] = read_costs(config.cost_column, metadata[config.cost_column].take(free), ids.take(free))
     if metadata is not None and config.quotas.column is not None:
         groups = group_rows(config.quotas.column, metadata[config.quotas.column])
     return Demands(

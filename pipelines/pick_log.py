@@ -89,10 +89,10 @@ class StoredPickLog:
             content = StoredRound.model_validate_json(store.read_bytes(name))
         except ValidationError as error:
             raise ArtifactError(f"{store.url}/{name} is not a round of picks ({error}); {self._advice}") from error
-        if len(content.rows) != len(content.terms):
+        if len(content.rows) != len(content.terms) or len(content.rows) == 0:
             raise ArtifactError(
-                f"{store.url}/{name} must have as many terms as rows, got {len(content.terms)} and "
-                f"{len(content.rows)}; {self._advice}"
+                f"{store.url}/{name} must have one pick at least and as many terms as rows, got {len(content.terms)} "
+                f"and {len(content.rows)}; {self._advice}"
             )
         return Round(content.rows, content.terms)
 

@@ -34,7 +34,7 @@ class KernelConfig(Settings):
     crossmodal_weight: float = Field(1.0, ge=0, description="weight of each cross-modal relation in the shared space")
     backbone_weight: float = Field(1.0, ge=0, description="weight of each relation in a backbone's own space")
     horizon: float = Field(
-        0.8,
+        0.85,
         ge=0,
         le=1,
         description="how far a pair counts as covered from the start, as a share of its kernel value with its last "

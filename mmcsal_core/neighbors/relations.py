@@ -17,6 +17,9 @@ from mmcsal_core.schema import backbone_space
 BANDWIDTH_ROWS = 2048
 """Rows from which a relation's bandwidth is estimated, at most."""
 
+BLOCK_ROWS, TILE_ROWS = 256, 32_768
+"""Rows that are compared with so many others at once, 32 MiB of similarities."""
+
 _MIN_SQUARED_DISTANCE = 1e-6
 """Squared distances below this are rounding of 2 - 2 cos in float32: the rows coincide."""
 
@@ -108,9 +111,22 @@ def measure_bandwidth(relation: Relation, neighbor: int, seed: int) -> float:
 
 def _measure_neighbor_distances(relation: Relation, rows: Rows, neighbor: int) -> Floats:
     found = np.empty(len(rows))
-    for block in iter_blocks(len(rows), 256):
-        similarities = relation.queries[rows[block]] @ relation.pool.T
-        similarities[np.arange(len(similarities)), rows[block]] = -np.inf
-        position = similarities.shape[1] - neighbor
-        found[block] = 2.0 - 2.0 * np.partition(similarities, position, axis=1)[:, position]
+    for block in iter_blocks(len(rows), BLOCK_ROWS):
+        largest = _find_largest(relation, rows[block], neighbor)
+        found[block] = 2.0 - 2.0 * largest.min(axis=1)
     return np.maximum(found, 0.0)
+
+
+def _find_largest(relation: Relation, rows: Rows, num_largest: int) -> Vectors:
+    """Return the largest similarities of some rows to other rows, (n, num_largest), in no order."""
+    queries = relation.queries[rows]
+    largest: Vectors = np.empty((len(rows), 0), dtype=np.float32)
+    for tile in iter_blocks(len(relation.pool), TILE_ROWS):
+        similarities = queries @ relation.pool[tile].T
+        is_inside = (tile.start <= rows) & (rows < tile.stop)
+        similarities[is_inside, rows[is_inside] - tile.start] = -np.inf
+        similarities = np.concatenate([largest, similarities], axis=1)
+        position = max(0, similarities.shape[1] - num_largest)
+        similarities.partition(position, axis=1)
+        largest = similarities[:, position:].copy()
+    return largest

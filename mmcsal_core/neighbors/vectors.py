@@ -68,8 +68,10 @@ def _scale_rows(matrix: npt.NDArray[np.floating], name: str) -> Vectors:
     norms = np.empty(len(matrix))
     for block in iter_blocks(len(matrix), BLOCK_ROWS):
         rows = matrix[block].astype(np.float64)
-        norms[block] = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+        with np.errstate(over="ignore"):
+            norms[block] = np.sqrt(np.einsum("nd,nd->n", rows, rows))
     _refuse_rows(norms == 0, f"a zero {name} embedding")
+    _refuse_rows(~np.isfinite(norms), f"values too large to measure in the {name} embedding")
     norms[np.abs(norms - 1) <= MAX_UNIT_ERROR] = 1.0
     if matrix.dtype == np.float32 and matrix.flags.c_contiguous and (norms == 1).all():
         return matrix

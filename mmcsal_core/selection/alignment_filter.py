@@ -21,12 +21,14 @@ def select_alignment(pool: Pool, request: Request) -> Picks:
 
     Raises:
         ConfigError: there is a single modality.
+        DataError: the modalities' embeddings differ in length.
     """
     if len(pool.embeddings) < 2:
         raise ConfigError(
             f"strategy alignment compares the modalities of a pair, got one ({next(iter(pool.embeddings))}); "
             "set selection.space to joint, or choose another strategy"
         )
+    pool.check_shared_space("alignment")
     alignment = measure_alignment(pool.embeddings)
     order = np.argsort(-alignment, kind="stable")
     rows = request.constraints.begin(pool.num_pairs, request.labelled).take_in_order(order, request.budget)

@@ -7,10 +7,16 @@ loses half of float32's digits near 0.
 import numpy as np
 
 from mmcsal_core.neighbors.vectors import Floats, Rows, Vectors, iter_blocks
+from mmcsal_core.selection.engine.blas_threads import use_one_blas_thread
 from mmcsal_core.selection.engine.eligibility import NO_ROWS
 from mmcsal_core.selection.engine.engines import LocalEngine
+from mmcsal_core.selection.engine.nearest_picks import NearestPicks
+from mmcsal_core.selection.engine.screening import split_places
 
 BLOCK_ROWS = 4096
+EARLIER_ROWS = 1024
+"""Picks whose cosines with each other are held at once."""
+
 NO_EARLIER = -1
 
 
@@ -76,10 +82,24 @@ def find_nearest_earlier(joint: Vectors, picks: Rows) -> tuple[Rows, Floats]:
     """
     vectors = np.ascontiguousarray(joint[picks])
     ranks = np.full(len(picks), NO_EARLIER, dtype=np.int64)
-    for block in iter_blocks(len(picks), BLOCK_ROWS):
-        similarities = vectors[block] @ vectors[: block.stop].T
-        is_later = np.arange(block.stop)[None, :] >= np.arange(block.start, block.stop)[:, None]
-        ranks[block] = np.where(is_later, -np.inf, similarities).argmax(axis=1)
-    distances = measure_distances(vectors, np.arange(len(picks)), ranks)
-    ranks[0], distances[0] = NO_EARLIER, np.nan
+    with use_one_blas_thread():
+        for block in iter_blocks(len(picks), EARLIER_ROWS):
+            nearest = NearestPicks(vectors[block])
+            nearest.add(vectors[: block.start])
+            nearest.compare_all()
+            nearest.add(vectors[block])
+            rows, earlier = _find_near_earlier(nearest, vectors[block])
+            if len(rows):
+                nearest.compare_pairs(rows, block.start + earlier)
+            ranks[block] = nearest.ranks
+    distances = np.full(len(picks), np.nan)
+    distances[1:] = measure_distances(vectors, np.arange(1, len(picks)), ranks[1:])
     return ranks, distances
+
+
+def _find_near_earlier(nearest: NearestPicks, own: Vectors) -> tuple[Rows, Rows]:
+    """Return pairs of a row of a block and an earlier one of the block that may be the nearest of all earlier ones."""
+    cosines = own @ own.T
+    cosines[np.triu_indices(len(own))] = -np.inf
+    least = np.maximum(nearest.find_needed(nearest.squared), cosines.max(axis=1) - np.float32(nearest.rounding))
+    return split_places(np.flatnonzero(cosines >= least[:, None]), len(own))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 
 from mmcsal_core.neighbors.vectors import Floats, Rows, Vectors
 
@@ -42,7 +43,9 @@ class Clusters:
 
 
 def order_by_value(vectors: Vectors) -> Rows:
-    """Return the rows sorted by their first values, equal ones by row: a shuffled pool gives the same vectors in turn.
+    """Return the rows in an order made of their values: a shuffled pool gives the same vectors in turn.
+
+    Rows that tie in their first values are in the order of all their bytes, which is quick, and equal rows by row.
 
     Args:
         vectors: (N, D) float32.
@@ -50,7 +53,21 @@ def order_by_value(vectors: Vectors) -> Rows:
     Returns:
         (N,) int64.
     """
-    return np.lexsort(vectors[:, :ORDER_COLUMNS].T[::-1])
+    order = np.lexsort(vectors[:, :ORDER_COLUMNS].T[::-1])
+    heads = vectors[:, :ORDER_COLUMNS][order]
+    is_first = np.concatenate([[True], (heads[1:] != heads[:-1]).any(axis=1), [True]])
+    is_tied = ~(is_first[:-1] & is_first[1:])
+    if is_tied.any():
+        tied, groups = order[is_tied], np.cumsum(is_first[:-1])[is_tied]
+        by_bytes = np.argsort(_view_bytes(vectors.take(tied, axis=0)), kind="stable")
+        order[is_tied] = tied[by_bytes[np.argsort(groups[by_bytes], kind="stable")]]
+    return order
+
+
+def _view_bytes(vectors: Vectors) -> npt.NDArray[np.void]:
+    """View each row of a fresh matrix (N, D) as one value (N,), equal where the numbers are."""
+    vectors += 0  # -0.0 becomes 0.0
+    return vectors.view(f"V{vectors.shape[1] * vectors.itemsize}")[:, 0]
 
 
 def cluster_rows(vectors: Vectors, num_clusters: int, seed: int, num_restarts: int = 1) -> Clusters:

@@ -111,7 +111,7 @@ class Coreset:
 
     Args:
         indices: (B,) int64, rows of the pool in pick order.
-        gains: (B,) rise of the objective, never rising within a phase.
+        gains: (B,) rise of the objective; within a phase it never rises, divided by costs where costs divide it.
         phases: (B,) the part of the strategy that made each pick.
         coverage_terms: (B,) part of the gain from covering the pool.
         diversity_terms: (B,) part of the gain from distance to earlier picks.
@@ -151,7 +151,7 @@ class Coreset:
     def __getstate__(self) -> dict[str, Any]:
         """Return what is pickled: weights and radius instead of the pool."""
         state = {**vars(self), "_measured": self._measured}
-        del state["measure"]
+        state.pop("measure", None)  # gone where this was unpickled itself
         return state
 
 

@@ -7,6 +7,7 @@ order of their rows, with gain 0 and the phase `exhausted`, unless the configura
 import numpy as np
 
 from mmcsal_core.neighbors.vectors import Rows
+from mmcsal_core.selection.constraints.demands import is_distance_the_gain
 from mmcsal_core.selection.coreset import Ending, Picks, Request, collect_picks
 from mmcsal_core.selection.engine.eligibility import Eligibility
 
@@ -25,7 +26,7 @@ def end_selection(picks: Picks, request: Request, num_rows: int) -> tuple[Picks,
         return picks, Ending("budget")
     eligibility = resume_eligibility(request, num_rows, picks.indices)
     open_rows = np.flatnonzero(eligibility.is_open)
-    if len(open_rows) == 0 or request.config.min_distance is not None:
+    if len(open_rows) == 0 or _ends_by_distance(request):
         return picks, Ending("constraints")
     if request.config.min_gain is not None:
         return picks, Ending("min_gain")
@@ -35,6 +36,14 @@ def end_selection(picks: Picks, request: Request, num_rows: int) -> tuple[Picks,
     filled = eligibility.take_in_order(open_rows, request.budget - exhausted_at)
     whole = picks.followed_by(collect_picks(filled, EXHAUSTED, [(0.0, 0.0, 0.0)] * len(filled)))
     return whole, Ending("budget" if len(whole.indices) == request.budget else "constraints", exhausted_at)
+
+
+def _ends_by_distance(request: Request) -> bool:
+    """Say whether it is the minimum distance that a gain was too small for."""
+    config = request.config
+    if config.min_distance is None or not is_distance_the_gain(config, request.constraints.costs):
+        return False
+    return config.min_distance >= (config.min_gain or 0.0)
 
 
 def resume_eligibility(request: Request, num_rows: int, picks: Rows) -> Eligibility:

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from mmcsal_core.neighbors.vectors import Floats, Rows
+from mmcsal_core.neighbors.vectors import Floats, Rows, Vectors, iter_blocks
 from mmcsal_core.selection.constraints.demands import is_distance_the_gain
 from mmcsal_core.selection.coreset import Picks, Request, collect_picks, collect_rounds
 from mmcsal_core.selection.engine.eligibility import NO_ROWS, Eligibility
@@ -18,6 +18,7 @@ from mmcsal_core.selection.engine.k_center import KCenter
 from mmcsal_core.selection.engine.lazy_blocks import Limits, Search, Shards, count_start, pick_greedily
 from mmcsal_core.selection.pool import Pool
 
+BLOCK_ROWS = 4096
 MAX_DISTANCE = 2.0
 """Between unit vectors; the first pick's distance to the empty set."""
 
@@ -40,9 +41,12 @@ def select_k_center(pool: Pool, request: Request) -> Picks:
         is_first = is_first & (request.constraints.costs == cheapest)
     if not is_first.any():
         return collect_picks([], "k_center", [])
-    start = int(np.where(is_first, pool.joint @ pool.joint.mean(axis=0), -np.inf).argmax())
-    eligibility.take(start)
+    start = int(np.where(is_first, _measure_centrality(pool.joint), -np.inf).argmax())
     first = collect_picks([start], "k_center", [(0.0, MAX_DISTANCE, 0.0)])
+    first = first.until(Limits(1, request.least_gain, costs=request.constraints.costs))
+    if len(first.indices) == 0:
+        return first
+    eligibility.take(start)
     limits = Limits(request.budget - 1, min_gain)
     shards = _open(pool, eligibility, request)
     picks = first.followed_by(_pick(shards, first.indices, eligibility, request, limits, "k_center"))
@@ -73,6 +77,14 @@ def continue_k_center(
         Picks whose gain is the distance to the nearest earlier pick or center.
     """
     return _pick(_open(pool, eligibility, request, left_out), centers, eligibility, request, limits, phase)
+
+
+def _measure_centrality(joint: Vectors) -> Floats:
+    """Return every row's product with the mean of all, (N,), in float64 row by row: equal rows are equally central."""
+    mean, centrality = joint.mean(axis=0, dtype=np.float64), np.empty(len(joint))
+    for block in iter_blocks(len(joint), BLOCK_ROWS):
+        centrality[block] = np.einsum("nd,d->n", joint[block].astype(np.float64), mean)
+    return centrality
 
 
 def _open(pool: Pool, eligibility: Eligibility, request: Request, left_out: Rows = NO_ROWS) -> Shards:

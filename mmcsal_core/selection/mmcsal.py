@@ -27,7 +27,11 @@ def select_mmcsal(pool: Pool, request: Request) -> Picks:
 
     With `refine: none` the picks are those of strict greedy, so any prefix is the answer for a smaller budget. With a
     minimum gain coverage goes on until it is reached and ends the selection, since distances are other numbers.
+
+    Raises:
+        DataError: the modalities' embeddings differ in length.
     """
+    pool.check_shared_space("mmcsal")
     graph = build_pair_graph(pool, request.config, request.seed)
     covering = cover_graph(graph, request)
     if len(covering.indices) == request.budget or request.config.min_gain is not None:
@@ -66,7 +70,7 @@ def _limit_coverage(shards: Shards, objective: Cover, request: Request) -> Limit
         return Limits(request.budget, min_gain, costs=costs)
     rises = np.concatenate(shards.gather("read_values")) / (UNIT * len(objective.trust))
     first = float((rises if costs is None else rises / costs).max())
-    return Limits(request.budget, min_gain, share * first, costs)
+    return Limits(request.budget, min_gain, max(share * first, np.finfo(np.float64).tiny), costs)
 
 
 def _spread(pool: Pool, graph: PairGraph, picks: Rows, request: Request) -> Picks:

@@ -8,7 +8,6 @@ diversity and alignment as three terms of one continuous objective in the manner
 
 import numpy as np
 
-from mmcsal_core.errors import DataError
 from mmcsal_core.neighbors.suspicion import measure_alignment
 from mmcsal_core.selection.coreset import Picks, Request, collect_picks
 from mmcsal_core.selection.pool import Pool
@@ -25,12 +24,7 @@ def select_mmcsal_continuous(pool: Pool, request: Request) -> Picks:
     """
     from mmcsal_core.selection.continuous_objective import Fit, fit_points  # noqa: PLC0415  torch is slow to import
 
-    dims = {name: z.shape[1] for name, z in pool.embeddings.items()}
-    if len(set(dims.values())) > 1:
-        raise DataError(
-            f"strategy mmcsal_continuous compares across modalities, so embeddings must be of one length, got {dims}; "
-            "embed them in one space, or set selection.space to features"
-        )
+    pool.check_shared_space("mmcsal_continuous")
     config = request.config.continuous
     points = fit_points(pool, request.budget, request.labelled, Fit(config, request.seed))
     bonus = config.alignment_bonus * measure_alignment(pool.embeddings)[:, None]

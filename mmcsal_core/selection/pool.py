@@ -40,6 +40,22 @@ class Pool:
         """N."""
         return len(next(iter(self.embeddings.values())))
 
+    def check_shared_space(self, strategy: str) -> None:
+        """Refuse modalities whose embeddings cannot be compared with each other.
+
+        Args:
+            strategy: that compares them.
+
+        Raises:
+            DataError: embeddings of different lengths.
+        """
+        dims = {name: z.shape[1] for name, z in self.embeddings.items()}
+        if len(set(dims.values())) > 1:
+            raise DataError(
+                f"strategy {strategy} compares across modalities, so embeddings must be of one length, got {dims}; "
+                "embed them in one space, or set selection.space to features or to one modality"
+            )
+
     @cached_property
     def joint(self) -> Vectors:
         """All modalities side by side, (N, sum of dims) float32 of unit length; a single modality is not copied."""

@@ -13,10 +13,11 @@ rows, each row keeps only its nearest neighbours within the ball.
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
 from mmcsal_core.neighbors.config import NeighborConfig
-from mmcsal_core.neighbors.vectors import Floats, Vectors, iter_blocks
+from mmcsal_core.neighbors.vectors import Floats, Rows, Vectors, iter_blocks
 from mmcsal_core.selection.cells import measure_distances
 from mmcsal_core.selection.clusters import Clusters, cluster_rows, order_by_value
 from mmcsal_core.selection.coreset import Picks, Request
@@ -34,7 +35,8 @@ PURITY_ROWS = 2048
 MIN_RADIUS = 1e-6
 """So that equal rows share a ball."""
 
-BLOCK_ROWS = 256
+BLOCK_ROWS, TILE_ROWS = 256, 32_768
+"""Rows that are compared with so many others at once, 32 MiB of cosines."""
 
 
 def select_probcover(pool: Pool, request: Request) -> Picks:
@@ -123,8 +125,20 @@ def measure_separation(joint: Vectors, clusters: Clusters, seed: int) -> Floats:
         rows = np.random.default_rng(seed).choice(rows, PURITY_ROWS, replace=False)
     separation = np.full(len(rows), np.inf)
     for block in iter_blocks(len(rows), BLOCK_ROWS):
-        is_same = clusters.assigned[rows[block]][:, None] == clusters.assigned
-        nearest = np.where(is_same, -np.inf, joint[rows[block]] @ joint.T).argmax(axis=1)
-        distances = measure_distances(joint, rows[block], nearest)
-        separation[block] = np.where(is_same.all(axis=1), np.inf, distances)
+        nearest, is_alone = _find_nearest_stranger(joint, clusters.assigned, rows[block])
+        separation[block] = np.where(is_alone, np.inf, measure_distances(joint, rows[block], nearest))
     return separation
+
+
+def _find_nearest_stranger(joint: Vectors, assigned: Rows, rows: Rows) -> tuple[Rows, npt.NDArray[np.bool_]]:
+    """Return each row's nearest row of another cluster (n,), the lowest if equally near, and where none is (n,)."""
+    vectors, best = joint[rows], np.full(len(rows), -np.inf, dtype=np.float32)
+    nearest = np.zeros(len(rows), dtype=np.int64)
+    for tile in iter_blocks(len(joint), TILE_ROWS):
+        cosines = vectors @ joint[tile].T
+        cosines[assigned[rows][:, None] == assigned[tile]] = -np.inf
+        places = cosines.argmax(axis=1)
+        largest = np.take_along_axis(cosines, places[:, None], axis=1)[:, 0]
+        is_nearer = largest > best
+        nearest[is_nearer], best[is_nearer] = places[is_nearer] + tile.start, largest[is_nearer]
+    return nearest, np.isneginf(best)

@@ -1,8 +1,10 @@
 """Voronoi-medoid swaps: each pick may move to the member of its own cell that covers the cell best, until none helps.
 
 This is k-medoids by alternation (Park & Jun 2009) on the sparse kernel. A swap raises F at least by the rise inside the
-cell, and cells are disjoint, so all swaps of a round are made at once and F never falls. PAM's exchange over all
-candidates was not chosen: it costs a factor of B more for little.
+cell, and cells are disjoint, so all swaps of a round are made at once. That does not hold of a pick of little trust
+that another pick covers better: it is in its own cell all the same, and the other may move away. So a round that does
+not raise F is not made, and F never falls. PAM's exchange over all candidates was not chosen: it costs a factor of B
+more for little.
 """
 
 from dataclasses import dataclass, field
@@ -49,15 +51,23 @@ class Swaps:
         Returns:
             (B,) distinct rows, the b-th having moved from the b-th pick.
         """
+        cells, covered = self._assign(picks)
         for _ in range(max_rounds):
-            centers = np.concatenate([picks, self.fixed])
-            cells = find_cells(self.shards.fetch(centers).edges, self.trust[centers], centers, self.floor)
             scores = np.concatenate(self.shards.gather("sum_inside", cells))
             moved = _choose_medoids(np.where(self._may_replace(cells, picks), scores, -1), cells, picks)
             if np.array_equal(moved, picks):
                 break
-            picks = moved
+            cells, reached = self._assign(moved)
+            if reached <= covered:
+                break
+            picks, covered = moved, reached
         return picks
+
+    def _assign(self, picks: Rows) -> tuple[Rows, int]:
+        """Return each row's cell (N,), and F in units of 2^-30 rows."""
+        centers = np.concatenate([picks, self.fixed])
+        edges, trust = self.shards.fetch(centers).edges, self.trust[centers]
+        return find_cells(edges, trust, centers, self.floor), measure_cover(edges, trust, self.floor)
 
     def _may_replace(self, cells: Rows, picks: Rows) -> npt.NDArray[np.bool_]:
         """Say which rows the pick of their cell may move to."""
@@ -93,6 +103,13 @@ def find_cells(edges: sparse.csr_array, trust: Floats, picks: Rows, floor: Whole
     cells[rows[first]] = ranks[first]
     cells[picks] = np.arange(len(picks))
     return cells
+
+
+def measure_cover(edges: sparse.csr_array, trust: Floats, floor: Whole) -> int:
+    """Sum over all rows how much better than its floor some pick covers it; arguments as of `find_cells`."""
+    covered = floor.copy()
+    np.maximum.at(covered, edges.indices, scale_by_trust(edges.data, np.repeat(trust, np.diff(edges.indptr))))
+    return int((covered - floor).sum(dtype=np.int64))
 
 
 def _choose_medoids(scores: Sums, cells: Rows, picks: Rows) -> Rows:

@@ -95,7 +95,7 @@ def tabulate_selection(
         origin: the run.
 
     Raises:
-        ConfigError: there is no such stratum column.
+        ConfigError: there is no such stratum column, or it has no text form.
     """
     facts = stored.facts.take(pa.array(coreset.indices))
     columns = {
@@ -104,7 +104,7 @@ def tabulate_selection(
         **_find_nearest_selected(stored, coreset, facts[PAIR_ID]),
         **{name: facts[name] for name in facts.column_names},
         **{name: carried[name] for name in carried.column_names},
-        "stratum": _read_stratum(carried, stratum_column),
+        "stratum": read_stratum(carried, stratum_column),
         "run_id": pa.array([origin.run_id] * len(coreset.indices)),
     }
     prefix = prototype_column("")
@@ -134,7 +134,12 @@ def _find_nearest_selected(stored: StoredPool, coreset: Coreset, ids: pa.Chunked
     }
 
 
-def _read_stratum(carried: pa.Table, stratum_column: str | None) -> pa.Array | pa.ChunkedArray:
+def read_stratum(carried: pa.Table, stratum_column: str | None) -> pa.Array | pa.ChunkedArray:
+    """Return the text of a metadata column, NULL throughout where none is asked for.
+
+    Raises:
+        ConfigError: there is no such column, or it has no text form, e.g. lists.
+    """
     if stratum_column is None:
         return pa.nulls(carried.num_rows, pa.string())
     if stratum_column not in carried.column_names:
@@ -142,4 +147,10 @@ def _read_stratum(carried: pa.Table, stratum_column: str | None) -> pa.Array | p
             f"stratum_column must be a column of pairs/, got {stratum_column!r}; "
             f"choose one of {', '.join(carried.column_names)}"
         )
-    return pc.cast(carried[stratum_column], pa.string())
+    try:
+        return pc.cast(carried[stratum_column], pa.string())
+    except pa.ArrowException as error:
+        raise ConfigError(
+            f"stratum_column must hold numbers, booleans, dates or text, {stratum_column!r} holds "
+            f"{carried[stratum_column].type}; choose another"
+        ) from error

@@ -165,7 +165,8 @@ def read_neighbors(neighbors: Artifact, ids: pa.ChunkedArray) -> dict[str, Rows]
         relations = table[RELATION].combine_chunks().dictionary_encode()
         codes = relations.indices.to_numpy()
         for code, relation in enumerate(relations.dictionary.to_pylist()):
-            empty = np.full((len(ids), properties["num_neighbors"]), NO_NEIGHBOR, dtype=np.int64)
+            if relation not in lists:
+                lists[relation] = np.full((len(ids), properties["num_neighbors"]), NO_NEIGHBOR, dtype=np.int64)
             chosen = codes == code
-            lists.setdefault(relation, empty)[rows[chosen], ranks[chosen]] = found[chosen]
+            lists[relation][rows[chosen], ranks[chosen]] = found[chosen]
     return lists

@@ -83,8 +83,10 @@ def select_coreset(
         chosen = chosen.model_copy(update={"strategy": strategy})
     if budget is None and chosen.min_gain is None and chosen.min_distance is None:
         raise ConfigError("a selection needs an end, got none; give a budget, min_gain or min_distance")
+    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int | np.integer)):
+        raise ConfigError(f"the budget is a whole number of rows, got {budget!r}; write e.g. int({budget})")
     pool = make_pool(embeddings, features, weights=chosen.modality_weights)
-    rows = NO_LABELS if labelled is None else np.unique(np.asarray(labelled, dtype=np.int64))
+    rows = NO_LABELS if labelled is None else _read_labelled(labelled)
     _check_labelled(pool, rows)
     settled = settle_demands(pool, rows, chosen, Demands(budget))
     return select_from_pool(pool, Request(settled.budget, rows, seed, chosen, settled.constraints))
@@ -109,6 +111,15 @@ def select_from_pool(pool: Pool, request: Request) -> Coreset:
             "min_gain, min_distance, cost_budget or the quotas"
         )
     return describe_picks(pool, picks, request.labelled, ending)
+
+
+def _read_labelled(labelled: Sequence[int] | Rows) -> Rows:
+    rows = np.asarray(labelled)
+    if rows.size and not np.issubdtype(rows.dtype, np.integer):
+        raise ConfigError(
+            f"labelled rows are whole numbers, got an array of {rows.dtype}; pass np.flatnonzero(mask) for a mask"
+        )
+    return np.unique(rows.astype(np.int64))
 
 
 def _check_request(pool: Pool, request: Request) -> None:

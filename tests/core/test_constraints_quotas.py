@@ -88,6 +88,31 @@ def test_proportional_shares_are_those_of_the_largest_remainders() -> None:
     assert shares.tolist() == [4, 2, 2, 0]
 
 
+def test_what_a_capped_group_leaves_is_shared_out_in_proportion() -> None:
+    groups = group_rows("kind", pa.chunked_array([["a"] * 900 + ["b"] * 90 + ["c"] * 10]))
+    capped = QuotaConfig(column="kind", balance="proportional", maximum={"a": 40})
+    assert plan(capped, groups, 100).least.tolist() == [40, 54, 6]
+    raised = QuotaConfig(column="kind", balance="proportional", minimum={"c": 10})
+    assert plan(raised, groups, 100).least.tolist() == [82, 8, 10]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_shares_within_limits_are_those_of_one_level_for_all_groups(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    weights = rng.integers(1, 500, 7).astype(float)
+    least = rng.integers(0, 12, 7)
+    most = least + rng.integers(0, 40, 7)
+    total = int(rng.integers(least.sum(), most.sum() + 1))
+    shares = share_out(weights, least, most, total)
+    low, high = 0.0, float(most.max())
+    for _ in range(100):  # the level at which the groups, each within its limits, get the total
+        level = (low + high) / 2
+        low, high = (low, level) if np.clip(level * weights, least, most).sum() > total else (level, high)
+    assert shares.sum() == total
+    assert ((shares >= least) & (shares <= most)).all()
+    assert (np.abs(shares - np.clip(low * weights, least, most)) < 1).all()
+
+
 def test_shares_keep_to_what_each_group_gets_at_least_and_at_most() -> None:
     shares = share_out(np.full(4, 5.0), np.array([0, 9, 0, 0]), np.array([2, 20, 20, 20]), 20)
     assert shares.tolist() == [2, 9, 5, 4]

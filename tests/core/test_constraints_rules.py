@@ -3,7 +3,6 @@
 from decimal import Decimal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
@@ -78,8 +77,8 @@ def test_a_tiny_distance_tells_copies_from_neighbours() -> None:
     assert Eligibility(3, rules=rules).take_in_order(np.arange(3), 3) == [0, 2]
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("num_labelled", [0, 5])
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("num_labelled", [0, 5, 60])
 def test_near_duplicates_are_near_their_leader_and_leaders_are_not_near_each_other(
     seed: int, num_labelled: int
 ) -> None:
@@ -93,10 +92,10 @@ def test_near_duplicates_are_near_their_leader_and_leaders_are_not_near_each_oth
     assert near[np.ix_(leaders, leaders)].sum() == len(leaders) + sum(
         near[a, b] for a in leaders for b in leaders if a != b and {a, b} <= set(labelled.tolist())
     )
-    expected, turn = np.full(300, -1), [*labelled.tolist()]
-    rest = [row for row in np.lexsort((np.arange(300), -near.sum(axis=1))).tolist() if row not in turn]
-    for row in [*turn, *rest] if num_labelled == 0 else _order_turns(near, turn, rest):
-        if expected[row] < 0:
+    expected = np.where(np.isin(np.arange(300), labelled), np.arange(300), -1)
+    turns = np.lexsort((np.arange(300), -near.sum(axis=1), expected < 0))
+    for row in turns.tolist():
+        if expected[row] in (-1, row):
             expected[(expected < 0) & near[row]] = row
     np.testing.assert_array_equal(groups.leaders, expected)
     closed = np.zeros(300, dtype=bool)
@@ -105,8 +104,12 @@ def test_near_duplicates_are_near_their_leader_and_leaders_are_not_near_each_oth
     assert not near[np.ix_(np.flatnonzero(~closed), labelled)].any()
 
 
-def _order_turns(near: npt.NDArray[np.bool_], labelled: list[int], rest: list[int]) -> list[int]:
-    return [*sorted(labelled, key=lambda row: (-int(near[row].sum()), row)), *rest]
+def test_a_labelled_pair_near_another_still_closes_what_is_near_it() -> None:
+    angles = np.radians([-6, -3, 0, 10, 20])
+    joint = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    groups = group_near_duplicates(joint, np.array([2, 3]), float(np.cos(np.radians(11))), NeighborConfig())
+    assert groups.leaders.tolist() == [2, 2, 2, 3, 3]
+    assert groups.list_closed().tolist() == [0, 1, 2, 3, 4]
 
 
 def test_a_chain_of_near_pairs_is_not_one_group() -> None:

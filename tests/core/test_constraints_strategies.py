@@ -15,7 +15,7 @@ from mmcsal_core.neighbors.whole_kernel import UNIT
 from mmcsal_core.selection import Coreset, SelectionConfig, select_coreset
 from mmcsal_core.selection.config import Strategy
 from mmcsal_core.selection.constraints.config import QuotaConfig
-from mmcsal_core.selection.constraints.demands import BY_GAIN, BY_NUMBER, Demands, settle_demands
+from mmcsal_core.selection.constraints.demands import BY_GAIN, BY_NUMBER, ENDS_BY_GAIN, Demands, settle_demands
 from mmcsal_core.selection.constraints.quotas import group_rows
 from mmcsal_core.selection.coreset import Request
 from mmcsal_core.selection.engine.cover_objective import Cover
@@ -146,11 +146,12 @@ def test_mmcsal_picks_what_plain_greedy_picks_under_the_constraint(case: str) ->
 @every_strategy
 @pytest.mark.parametrize("refine", ["none", "swap"])
 def test_every_strategy_keeps_to_quotas_and_costs(strategy: Strategy, refine: str) -> None:
-    demands = quotas(exact={"b": 9}, maximum={"a": 10}) | {"costs": COSTS, "cost_budget": 95.0, "divides_gain": False}
-    coreset = select(configure(strategy=strategy, refine=refine), budget=25, **demands)
+    demands = quotas(exact={"b": 9}, maximum={"a": 10}) | {"costs": COSTS, "divides_gain": False}
+    config = configure(strategy=strategy, refine=refine)
+    coreset = select(config, budget=25, cost_budget=60.0, **demands)
     counts = Counter(LETTERS[coreset.indices].tolist())
-    assert (counts["b"], counts["a"] <= 10, len(coreset.indices)) == (9, True, 25)
-    assert COSTS[coreset.indices].sum() <= 95
+    assert (counts["b"], counts["a"] <= 10) == (9, True)
+    assert COSTS[coreset.indices].sum() <= 60 < COSTS[select(config, budget=25, **demands).indices].sum()
     assert coreset.weights.sum() == NUM_PAIRS
 
 
@@ -225,11 +226,12 @@ def test_copies_of_picks_gain_nothing_and_are_filled_in_or_left(strategy: Strate
 def test_the_continued_selection_of_mmcsal_spreads_under_the_same_constraints() -> None:
     config = configure(diversity_threshold=0.3)
     demands = quotas(maximum={"a": 14, "b": 14, "c": 9})
-    coreset = select(config, budget=34, costs=COSTS, cost_budget=110.0, **demands)
+    coreset = select(config, budget=34, costs=COSTS, cost_budget=60.0, **demands)
     assert {"coverage", "diversity"} <= set(coreset.phases)
     counts = Counter(LETTERS[coreset.indices].tolist())
     assert max(counts["a"], counts["b"]) <= 14
-    assert COSTS[coreset.indices].sum() <= 110
+    assert COSTS[coreset.indices].sum() <= 60
+    assert len(coreset.indices) < 34
     phases = np.array(coreset.phases)
     for phase in set(coreset.phases):
         assert (np.diff((coreset.gains / COSTS[coreset.indices])[phases == phase]) <= 1e-6).all()
@@ -254,14 +256,24 @@ def test_swaps_keep_the_group_of_each_pick_and_never_cost_more(seed: int) -> Non
 
 @every_strategy
 def test_what_a_strategy_cannot_do_is_refused_by_both_names(strategy: Strategy) -> None:
-    if strategy not in BY_GAIN:
+    if strategy not in ENDS_BY_GAIN:
         with pytest.raises(ConfigError, match=f"min_gain .*got {strategy};"):
             select(configure(strategy=strategy, min_gain=0.1), budget=5)
+    if strategy not in BY_GAIN:
         with pytest.raises(ConfigError, match=f"gain_per_cost .*got {strategy};"):
             select(configure(strategy=strategy), budget=5, costs=COSTS)
     if strategy in BY_NUMBER:
         with pytest.raises(ConfigError, match=f"strategy {strategy} must know how many"):
             select(configure(strategy=strategy, min_distance=0.1))
+
+
+def test_a_minimum_gain_ends_probcover_where_its_own_picks_pass_it() -> None:
+    whole = select(configure(strategy="probcover"), budget=NUM_PAIRS)
+    least = float(whole.gains[2])
+    ended = select(configure(strategy="probcover", min_gain=least))
+    assert ended.ended_by == "min_gain"
+    assert ended.gains.min() >= least
+    np.testing.assert_array_equal(ended.indices, whole.indices[: len(ended.indices)])
 
 
 def test_limits_that_leave_nothing_and_no_limit_at_all_are_refused() -> None:

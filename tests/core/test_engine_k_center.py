@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmcsal_core.errors import ArtifactError
 from mmcsal_core.neighbors.vectors import Floats, Rows, Vectors
 from mmcsal_core.selection.engine import k_center, lazy_blocks, nearest_picks
 from mmcsal_core.selection.engine.eligibility import NO_ROWS, Eligibility, Rule
@@ -53,7 +54,7 @@ def pick_plainly(
 ) -> tuple[list[int], list[float], Rows]:
     """Pick one at a time, comparing every row with every pick."""
     eligibility = Eligibility(len(vectors), centers, rules)
-    nearest, cells = np.full(len(vectors), 4, dtype=np.float32), np.full(len(vectors), -1)
+    nearest, cells = np.full(len(vectors), np.inf, dtype=np.float32), np.full(len(vectors), -1)
     picks, gains = list[int](), list[float]()
     for rank in range(len(centers) + num_picks):
         if rank < len(centers):
@@ -180,6 +181,24 @@ def test_equal_rows_are_picked_in_order() -> None:
     rounds = Run(np.full((40, 4), 0.5, dtype=np.float32)).pick(39)
     assert list_picks(rounds) == list(range(1, 40))
     assert set(list_gains(rounds)) == {0.0}
+
+
+def test_a_row_opposite_to_every_pick_has_a_nearest_one() -> None:
+    compass = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]], dtype=np.float32)
+    run = Run(compass, ends=[2])
+    assert list_picks(run.pick(0)) == []
+    np.testing.assert_array_equal(run.cells, [0, 0, 0, 0])
+    long = scale(np.ones((1, 300)) + np.linspace(0, 1, 300))
+    opposite = Run(np.concatenate([long, -long]))
+    opposite.pick(0)
+    np.testing.assert_array_equal(opposite.cells, [0, 0])
+
+
+def test_a_log_that_names_a_row_that_may_not_be_picked_is_refused() -> None:
+    vectors = draw_clustered(50, 8, 0.3)
+    for rows in ((0,), (7, 7)):
+        with pytest.raises(ArtifactError, match=f"got row {rows[-1]}, which is labelled, excluded or picked already"):
+            Run(vectors).pick(5, [Round(rows, ((0.0, 1.0, 0.0),) * len(rows))])
 
 
 def test_a_pool_of_one_row_has_nothing_to_pick() -> None:

@@ -1,11 +1,14 @@
 """No screen changes a result: each names every pair that matters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmcsal_core.neighbors.vectors import Rows, Vectors
 from mmcsal_core.selection.engine import screening
@@ -22,7 +25,7 @@ from mmcsal_core.selection.engine.screening import (
     Screening,
     find_axes,
 )
-from mmcsal_core.selection.engine.torch_screens import ByteScreen, DeviceScreen, multiplies_bytes
+from mmcsal_core.selection.engine.torch_screens import ByteScreen, DeviceScreen, ThreadLimit, multiplies_bytes
 
 NUM_ROWS, NUM_PICKS, DIM = 3000, 300, 96
 MODES: list[Screening] = ["prefix", "int8", "auto"]
@@ -132,6 +135,63 @@ def test_picks_through_torch_are_those_of_numpy(mode: Screening) -> None:
         expected = pick(POOLS[name], LocalEngine(1, 1))
         assert pick(POOLS[name], LocalEngine(2, 2, screening=mode, device="cpu")) == expected
         assert pick(POOLS[name], LocalEngine(2, 2, screening=mode)) == expected
+
+
+@pytest.fixture
+def three_torch_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+class WatchedThreads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes on how many threads each of torch's operations runs."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.nums: dict[str, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.nums[str(func)] = torch.get_num_threads()
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.usefixtures("three_torch_threads")
+@pytest.mark.parametrize(
+    ("kind", "product"), [("int8", "onednn.qlinear_pointwise"), ("device", "aten.mm"), ("bfloat16", "aten.mm")]
+)
+def test_torch_multiplies_on_one_thread_and_has_its_threads_back(kind: str, product: str) -> None:
+    if kind not in SCREENS:
+        pytest.skip("torch has no products of bytes here")
+    operands = Operands(POOLS["clustered"])
+    operands.add(operands.take(np.arange(100)))
+    screen = SCREENS[kind](operands)
+
+    def watch() -> tuple[dict[str, int], int]:
+        with WatchedThreads() as watched:
+            screen.find_near(np.arange(100, 200), slice(0, 100), np.ones(100, dtype=np.float32), 1e-4)
+        return watched.nums, torch.get_num_threads()
+
+    with ThreadPoolExecutor(1) as threads:
+        for nums, num_after in (watch(), threads.submit(watch).result()):
+            assert any(name.startswith(product) for name in nums)
+            assert set(nums.values()) == {1}
+            assert num_after == 3
+
+
+@pytest.mark.usefixtures("three_torch_threads")
+def test_the_threads_are_back_whichever_of_two_limits_ends_first() -> None:
+    limit = ThreadLimit()
+    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second, ThreadPoolExecutor(1) as late:
+        held = [limit.hold(), limit.hold()]
+        for thread, hold in zip((first, second), held, strict=True):
+            thread.submit(hold.__enter__).result()
+        first.submit(held[0].__exit__, None, None, None).result()
+        assert second.submit(torch.get_num_threads).result() == 1
+        second.submit(held[1].__exit__, None, None, None).result()
+        assert [thread.submit(torch.get_num_threads).result() for thread in (first, second, late)] == [3, 3, 3]
+    assert torch.get_num_threads() == 3
 
 
 @pytest.mark.gpu

@@ -1,6 +1,7 @@
 """Each baseline against a brute-force oracle or a property of its paper; the contract test covers what all share."""
 
-from collections.abc import Sequence
+import tracemalloc
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -9,10 +10,10 @@ from mmcsal_core.errors import ConfigError
 from mmcsal_core.neighbors import KernelConfig, NeighborConfig
 from mmcsal_core.neighbors.backbone_space import reduce_features
 from mmcsal_core.neighbors.vectors import Floats, Rows, Vectors
-from mmcsal_core.selection import SelectionConfig, select_coreset
+from mmcsal_core.selection import SelectionConfig, joint_graph, select_coreset
 from mmcsal_core.selection import probcover as probcover_module
-from mmcsal_core.selection.baseline_config import BaselineConfig
-from mmcsal_core.selection.clusters import Clusters, cluster_rows
+from mmcsal_core.selection.baseline_config import BaselineConfig, ContinuousConfig
+from mmcsal_core.selection.clusters import Clusters, cluster_rows, order_by_value
 from mmcsal_core.selection.config import Strategy
 from mmcsal_core.selection.coreset import Coreset, Request
 from mmcsal_core.selection.engine.eligibility import NO_ROWS, Constraints, Eligibility
@@ -83,6 +84,33 @@ def test_kmeans_picks_the_nearest_open_row_to_each_centroid_in_turn() -> None:
     assert expected != free.tolist()
 
 
+def test_rows_are_put_in_an_order_of_their_values_equal_ones_by_row() -> None:
+    rng = np.random.default_rng(0)
+    rows = np.hstack([rng.integers(0, 2, (500, 2)), np.zeros((500, 10)), rng.integers(-1, 2, (500, 4))])
+    vectors = rows.astype(np.float32)
+    order = order_by_value(vectors)
+    assert sorted(order.tolist()) == list(range(500))
+    is_equal = (vectors[order[1:]] == vectors[order[:-1]]).all(axis=1)
+    assert is_equal.sum() == 500 - len(np.unique(vectors, axis=0))
+    assert (np.diff(order)[is_equal] > 0).all()
+    shuffled = np.where(vectors == 0, -vectors, vectors)[rng.permutation(500)]
+    np.testing.assert_array_equal(shuffled[order_by_value(shuffled)], vectors[order])
+
+
+@pytest.mark.parametrize("strategy", ["kmeans", "activeft", "typiclust", "probcover", "mmcsal_continuous"])
+def test_of_five_captions_an_image_the_same_are_picked_whatever_the_order_of_rows(strategy: Strategy) -> None:
+    rng = np.random.default_rng(0)
+    image, text = np.repeat(rng.normal(size=(80, 16)), 5, axis=0), rng.normal(size=(400, 16))
+    config = SelectionConfig(continuous=ContinuousConfig(num_steps=20))
+
+    def pick_vectors(order: Rows) -> set[bytes]:
+        pool = {"image": image[order], "text": (image + text)[order]}
+        rows = select_coreset(pool, 20, strategy=strategy, seed=5, config=config).indices
+        return {pool["text"][row].tobytes() for row in rows}
+
+    assert pick_vectors(rng.permutation(400)) == pick_vectors(np.arange(400))
+
+
 def test_points_are_rounded_to_the_nearest_open_row_even_past_the_shortlist() -> None:
     points = JOINT[np.array([7, 7, 7, 30])]
     order = np.argsort(-(JOINT @ JOINT[7]), kind="stable")
@@ -147,6 +175,39 @@ def test_the_radius_of_probcover_is_the_largest_of_the_wanted_purity(purity: flo
     assert measure_purity(radius + 1e-9, clusters.assigned) < purity
 
 
+def test_the_separation_is_the_same_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    clusters = cluster_rows(JOINT, 4, 5)
+    order = order_by_value(JOINT)
+    is_other = clusters.assigned[order][:, None] != clusters.assigned
+    expected = np.where(is_other, DISTANCES[order], np.inf).min(axis=1)
+    monkeypatch.setattr(probcover_module, "TILE_ROWS", 7)
+    np.testing.assert_allclose(measure_separation(JOINT, clusters, 5), expected, atol=1e-6)
+
+
+def measure_peak(action: Callable[[], object]) -> float:
+    """Return the most MiB of arrays that are held while something is done."""
+    tracemalloc.start()
+    action()
+    peak = tracemalloc.get_traced_memory()[1] / 2**20
+    tracemalloc.stop()
+    return peak
+
+
+def test_what_is_held_while_separations_are_measured_does_not_grow_with_the_pool(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    angles = np.random.default_rng(0).uniform(0, 2 * np.pi, 150_000).astype(np.float32)
+    points = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    halves = Clusters(points[:2], (angles > np.pi).astype(np.int64), np.zeros(150_000))
+    monkeypatch.setattr(probcover_module, "PURITY_ROWS", 256)
+    assert measure_peak(lambda: measure_separation(points, halves, 5)) < 80
+
+
+def test_what_is_held_while_balls_are_searched_is_of_the_size_of_what_may_be_found() -> None:
+    points, _ = scatter_points([8000])
+    assert measure_peak(lambda: find_ball_edges(points, 2.0, max_edges=1000)) < 40
+
+
 def test_a_pool_of_one_cluster_has_the_largest_radius_and_equal_rows_share_a_ball() -> None:
     single = Clusters(JOINT[:1], np.zeros(120, dtype=np.int64), np.zeros(120))
     assert find_pure_radius(measure_separation(JOINT, single, 5), 0.95) == 2.0
@@ -181,6 +242,10 @@ def test_balls_too_full_to_be_held_keep_their_nearest_rows(monkeypatch: pytest.M
     whole = build_ball_kernel(JOINT, 1.2, NeighborConfig(num_neighbors=5)).toarray()
     np.testing.assert_array_equal(whole > 0, DISTANCES < 1.2)
     assert find_ball_edges(JOINT, 1.2, max_edges=100) is None
+    monkeypatch.setattr(joint_graph, "SEARCH_ROWS", 32)
+    monkeypatch.setattr(probcover_module, "MAX_EDGES", np.count_nonzero(np.triu(DISTANCES < 1.2)))
+    in_tiles = build_ball_kernel(JOINT, 1.2, NeighborConfig(num_neighbors=5)).toarray()
+    np.testing.assert_array_equal(in_tiles, whole)
     monkeypatch.setattr(probcover_module, "MAX_EDGES", 100)
     kept = build_ball_kernel(JOINT, 1.2, NeighborConfig(num_neighbors=5)).toarray()
     nearest = np.argsort(DISTANCES, axis=1)[:, :6]

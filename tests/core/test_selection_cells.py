@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mmcsal_core.selection import SelectionConfig, select_coreset
+from mmcsal_core.selection import SelectionConfig, cells, select_coreset
 from mmcsal_core.selection.cells import NO_EARLIER, assign_cells, find_nearest_earlier, measure_radius
 from mmcsal_core.selection.pool import make_pool
 from tests.core.pair_pools import make_clustered_pool
@@ -38,6 +38,22 @@ def test_a_prefix_has_the_same_nearest_earlier_picks() -> None:
     fewer = find_nearest_earlier(JOINT, PICKS[:5])
     np.testing.assert_array_equal(fewer[0], ranks[:5])
     np.testing.assert_array_equal(fewer[1], distances[:5])
+
+
+def test_the_nearest_earlier_of_near_duplicates_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    near = np.repeat(rng.normal(size=(40, 24)), 10, axis=0) + 1e-5 * rng.normal(size=(400, 24))
+    near[::7] = near[3]  # and some that are equal
+    vectors = make_pool({"image": near[rng.permutation(400)]}).joint
+    monkeypatch.setattr(cells, "EARLIER_ROWS", 64)
+    ranks, distances = find_nearest_earlier(vectors, np.arange(400))
+    exact = vectors.astype(np.float64)
+    for rank in range(1, 400):
+        squared = ((exact[:rank] - exact[rank]) ** 2).sum(axis=1).astype(np.float32)
+        assert ranks[rank] == squared.argmin()
+    for num_picks in (1, 2, 64, 65, 200):
+        np.testing.assert_array_equal(find_nearest_earlier(vectors, np.arange(num_picks))[0], ranks[:num_picks])
+        np.testing.assert_array_equal(find_nearest_earlier(vectors, np.arange(num_picks))[1], distances[:num_picks])
 
 
 def test_k_center_is_gonzalez_from_the_row_nearest_the_mean() -> None:

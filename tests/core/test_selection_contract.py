@@ -5,12 +5,14 @@ import pickle
 import numpy as np
 import pytest
 
-from mmcsal_core.errors import ConfigError, DataError
+from mmcsal_core.errors import ConfigError, DataError, GateError
 from mmcsal_core.neighbors import KernelConfig
 from mmcsal_core.neighbors.vectors import Rows
 from mmcsal_core.selection import Coreset, SelectionConfig, select_coreset
 from mmcsal_core.selection.baseline_config import ContinuousConfig
 from mmcsal_core.selection.config import Strategy
+from mmcsal_core.selection.constraints.config import NearDuplicateConfig
+from mmcsal_core.selection.constraints.demands import Demands, settle_demands
 from mmcsal_core.selection.coreset import Request
 from mmcsal_core.selection.engine.eligibility import NO_ROWS, Constraints
 from mmcsal_core.selection.pool import make_pool
@@ -77,7 +79,7 @@ def test_a_pickled_coreset_holds_its_weights_and_not_the_pool() -> None:
     coreset = select(POOL, 5, "k_center")
     pickled = pickle.dumps(coreset)
     assert len(pickled) < POOL.embeddings["image"].nbytes / 2
-    again = pickle.loads(pickled)
+    again = pickle.loads(pickle.dumps(pickle.loads(pickled)))
     check_contract(again, 300, 5)
     assert again.covering_radius == coreset.covering_radius
     np.testing.assert_array_equal(again.weights, coreset.weights)
@@ -136,6 +138,14 @@ def test_a_pool_of_equal_pairs_is_picked_without_repeating(strategy: Strategy) -
     equal = take_rows(POOL, np.zeros(20, dtype=np.int64))
     check_contract(select(equal, 20, strategy), 20, 20)
     assert select(equal, 5, strategy).covering_radius == pytest.approx(0, abs=1e-6)
+
+
+@every_strategy
+def test_pairs_opposite_to_every_pick_are_weighed_too(strategy: Strategy) -> None:
+    compass = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]], dtype=np.float32)
+    pool = ClusteredPool({"image": compass, "text": compass}, {}, np.arange(4))
+    for budget in (1, 2):
+        check_contract(select(pool, budget, strategy), 4, budget)
 
 
 @every_strategy
@@ -230,6 +240,55 @@ def test_labelled_rows_are_refused_where_they_cannot_count() -> None:
         select_coreset(POOL.embeddings, 299, labelled=[3, 4])
 
 
+def test_arguments_of_another_kind_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"array of bool; pass np.flatnonzero\(mask\)"):
+        select_coreset(POOL.embeddings, 5, labelled=np.arange(300) < 3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="array of float64"):
+        select_coreset(POOL.embeddings, 5, labelled=[1.0, 2.0])  # type: ignore[list-item]
+    assert len(select_coreset(POOL.embeddings, 5, labelled=[]).indices) == 5
+    for budget in (4.5, True):
+        with pytest.raises(ConfigError, match=f"the budget is a whole number of rows, got {budget}"):
+            select_coreset(POOL.embeddings, budget)  # type: ignore[arg-type]
+    assert len(select_coreset(POOL.embeddings, np.int32(5)).indices) == 5
+    huge = {"image": np.where(np.arange(5)[:, None] == 3, 1e200, np.ones((5, 4)))}
+    with pytest.raises(DataError, match="row 3 has values too large to measure in the image embedding"):
+        select_coreset(huge, 2)
+
+
+@pytest.mark.parametrize("strategy", ["mmcsal", "mmcsal_continuous", "alignment"])
+def test_modalities_of_different_lengths_are_refused_where_they_are_compared(strategy: Strategy) -> None:
+    unequal = {"image": POOL.embeddings["image"], "text": POOL.embeddings["text"][:, :9]}
+    with pytest.raises(DataError, match=rf"strategy {strategy} compares across .* got {{'image': 16, 'text': 9}}"):
+        select_coreset(unequal, 5, strategy=strategy)
+    assert len(select_coreset(unequal, 5, strategy="k_center").indices) == 5
+
+
+def test_k_center_starts_from_the_lowest_of_equal_rows() -> None:
+    row = np.random.default_rng(0).normal(size=(1, 37)).astype(np.float32)
+    assert select_coreset({"image": np.repeat(row, 1001, axis=0)}, 1, strategy="k_center").indices.tolist() == [0]
+
+
+def test_equal_pairs_exhaust_coverage_whatever_the_horizon() -> None:
+    equal = take_rows(POOL, np.zeros(100, dtype=np.int64))
+    config = SelectionConfig(kernel=KernelConfig(horizon=1.0))
+    coreset = select_coreset(equal.embeddings, 5, config=config)
+    assert coreset.gains.min() >= 0
+    assert coreset.exhausted_at is not None
+
+
+def test_a_minimum_distance_that_closes_nothing_ends_nothing() -> None:
+    pool = {"image": POOL.embeddings["image"], "text": np.repeat(POOL.embeddings["text"][:1], 300, axis=0)}
+    config = SelectionConfig(strategy="k_center", space="text", min_distance=0.01)
+    coreset = select_coreset(pool, 10, config=config)
+    assert (len(coreset.indices), coreset.ended_by, coreset.exhausted_at) == (10, "budget", 1)
+
+
+def test_of_two_limits_on_one_gain_the_larger_one_ends_the_selection() -> None:
+    for min_gain, ended_by in ((0.9, "min_gain"), (0.05, "constraints")):
+        config = SelectionConfig(strategy="k_center", min_gain=min_gain, min_distance=0.3)
+        assert select_coreset(POOL.embeddings, 300, config=config).ended_by == ended_by
+
+
 def test_an_unknown_strategy_and_an_empty_pool_are_refused() -> None:
     with pytest.raises(ConfigError, match=f"one of {', '.join(SELECTORS)}, got 'magic'"):
         select_coreset(POOL.embeddings, 5, strategy="magic")  # type: ignore[arg-type]
@@ -237,3 +296,23 @@ def test_an_unknown_strategy_and_an_empty_pool_are_refused() -> None:
         select_coreset({}, 5)
     with pytest.raises(DataError, match="must be of the same pairs"):
         select_coreset(POOL.embeddings, 5, features={"image": POOL.features["image"][:9]})
+
+
+def test_a_budget_above_what_near_duplicates_leave_is_refused() -> None:
+    tripled = take_rows(make_clustered_pool(25), np.repeat(np.arange(25), 3))
+    config = SelectionConfig(near_duplicates=NearDuplicateConfig(threshold=0.9999))
+    assert len(select_coreset(tripled.embeddings, 25, config=config).indices) == 25
+    with pytest.raises(GateError, match=r"of 75 unlabelled pairs near_duplicates leaves 25 .* and 26 are asked for"):
+        select_coreset(tripled.embeddings, 26, config=config)
+    with pytest.raises(GateError, match="of 74 unlabelled pairs near_duplicates leaves 24 "):
+        select_coreset(tripled.embeddings, 25, labelled=[0], config=config)
+
+
+def test_a_first_pick_of_too_small_a_gain_is_not_made() -> None:
+    pool = make_pool(POOL.embeddings)
+    config = SelectionConfig(strategy="k_center", min_gain=0.01)
+    demands = Demands(5, costs=np.full(300, 1000.0))
+    with pytest.raises(GateError, match="nothing could be picked"):
+        select_from_pool(
+            pool, Request(5, NO_ROWS, 0, config, settle_demands(pool, NO_ROWS, config, demands).constraints)
+        )

@@ -1,11 +1,16 @@
 import itertools
+import tracemalloc
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy import sparse
 
-from mmcsal_core.neighbors import KernelConfig, NeighborConfig
+from mmcsal_core.artifacts import Artifact, ShardRange
+from mmcsal_core.neighbors import KernelConfig, NeighborConfig, relations
+from mmcsal_core.neighbors.relations import Relation, measure_bandwidth
 from mmcsal_core.neighbors.vectors import Floats
 from mmcsal_core.neighbors.whole_kernel import UNIT, Whole, round_graph
 from mmcsal_core.selection import SelectionConfig, select_coreset
@@ -20,7 +25,9 @@ from mmcsal_core.selection.mmcsal import cover_graph, find_outliers
 from mmcsal_core.selection.pair_graph import PairGraph, build_pair_graph
 from mmcsal_core.selection.pool import make_pool
 from mmcsal_core.selection.refine import Swaps, find_cells
+from mmcsal_core.selection.stored_pool import read_neighbors
 from mmcsal_core.selection.strategies import NO_LABELS
+from mmcsal_core.storage import Store
 from tests.core.pair_pools import make_clustered_pool
 from tests.core.plain_greedy import CoverState, greedy_cover
 
@@ -141,6 +148,42 @@ def test_swaps_never_lower_coverage_and_leave_fixed_rows_alone(seed: int) -> Non
     assert values[-1] > values[0]
 
 
+def move_once(graph: PairGraph, trust: Floats, picks: Sequence[int], max_rounds: int = 1) -> list[int]:
+    shards = LocalEngine().open_cover(graph.kernel, Cover(trust, 0.0, floor=graph.floor), NO_LABELS)
+    swaps = Swaps(shards, trust, NO_LABELS, graph.floor, np.ones(len(trust), dtype=bool))
+    moved: list[int] = swaps.move(np.array(picks), max_rounds).tolist()
+    return moved
+
+
+def test_a_round_that_would_lower_coverage_is_not_made() -> None:
+    kernel = np.array([[1, 0.9, 0, 0], [0.9, 1, 0.9, 0.5], [0, 0.9, 1, 0.7], [0, 0.5, 0.7, 1]])
+    trust, floor = np.array([0.1, 1, 1, 1]), np.zeros(4, dtype=np.int32)
+    graph = PairGraph(round_graph(sparse.csr_array(kernel)), np.zeros(4), floor)
+    assert measure_coverage(kernel, trust, [0, 1]) > measure_coverage(kernel, trust, [0, 2])
+    cells = find_cells(graph.kernel[[0, 1]], trust[:2], np.array([0, 1]), floor)
+    inside = [(np.where(cells == 1, kernel[row], 0)).sum() for row in (1, 2)]
+    assert inside[1] > inside[0]
+    assert move_once(graph, trust, [0, 1]) == [0, 1]
+    assert move_once(graph, trust, [0, 1], max_rounds=50) == [0, 1]
+
+
+def test_swaps_never_lower_coverage_where_there_is_hardly_any_trust() -> None:
+    graphs, num_moved = [build_graph(30, 25, seed) for seed in range(4)], 0
+    for seed in range(62):  # 34, 56 and 60 have rounds that would
+        graph, rng = graphs[seed % 4], np.random.default_rng(seed)
+        trust, picks = np.ones(30), rng.choice(30, 10, replace=False).tolist()
+        is_low = rng.random(30) < 0.3
+        trust[is_low] = rng.random(is_low.sum())
+        values = [measure_coverage(to_dense(graph), trust, picks, graph.floor / UNIT)]
+        for _ in range(4):
+            moved = move_once(graph, trust, picks)
+            num_moved += moved != picks
+            picks = moved
+            values.append(measure_coverage(to_dense(graph), trust, picks, graph.floor / UNIT))
+        assert (np.diff(values) >= -1e-8).all()
+    assert num_moved > 40
+
+
 def test_refined_picks_cover_no_less_and_are_ranked_by_greedy() -> None:
     graph = build_graph(200)
     trust, floor = 1 - 0.5 * graph.suspicion, graph.floor / UNIT
@@ -150,6 +193,47 @@ def test_refined_picks_cover_no_less_and_are_ranked_by_greedy() -> None:
     coverage = [measure_coverage(dense, trust, picks.indices.tolist(), floor) for picks in (strict, refined)]
     assert coverage[1] >= coverage[0]
     assert (np.diff(refined.terms.sum(axis=1)) <= 1e-8).all()
+
+
+@pytest.mark.parametrize("neighbor", [1, 9, 89])
+def test_the_bandwidth_is_the_same_in_tiles(neighbor: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    z = make_clustered_pool(90).embeddings
+    relation = Relation("image~text", z["image"], z["text"], 1.0)
+    squared = 2 - 2 * z["image"].astype(np.float64) @ z["text"].T
+    np.fill_diagonal(squared, np.inf)
+    expected = np.median(np.sort(squared, axis=1)[:, neighbor - 1])
+    monkeypatch.setattr(relations, "BLOCK_ROWS", 11)
+    monkeypatch.setattr(relations, "TILE_ROWS", 7)
+    assert measure_bandwidth(relation, neighbor, 0) == pytest.approx(expected, abs=1e-6)
+
+
+def test_what_is_held_while_a_bandwidth_is_measured_does_not_grow_with_the_pool(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    angles = np.random.default_rng(0).uniform(0, 2 * np.pi, 150_000).astype(np.float32)
+    points = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    monkeypatch.setattr(relations, "BANDWIDTH_ROWS", 256)
+    tracemalloc.start()
+    measure_bandwidth(Relation("image", points, points, 1.0), 10, 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 80 * 2**20
+
+
+def test_stored_edges_are_held_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmcsal_core.selection.stored_pool.MIN_BATCH_EDGES", 1)
+    neighbors, ids = Artifact(Store(str(tmp_path)), "neighbors", "neighbors"), [f"{row:05d}" for row in range(4000)]
+    plan = neighbors.begin("f", lambda: [ShardRange(index=i, start=4000 * i, stop=4000 * i + 4000) for i in (0, 1)])
+    for rank, shard in enumerate(plan.shards):
+        columns = {"pair_id": ids, "relation": ["image->text"] * 4000, "neighbor_id": ids[1 + rank :] + ids[: 1 + rank]}
+        neighbors.commit_shard(plan, shard, pa.table(columns | {"neighbor_rank": np.full(4000, rank)}))
+    neighbors.finish(plan, properties={"pool": 4000, "num_neighbors": 1000})
+    tracemalloc.start()
+    (found,) = read_neighbors(neighbors, pa.chunked_array([ids])).values()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found[3999, :3].tolist() == [0, 1, -1]
+    assert peak < 1.5 * found.nbytes
 
 
 def test_the_horizon_is_a_share_of_the_value_of_the_kth_other_row() -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -219,8 +220,10 @@ def test_weights_of_modalities_change_what_is_near(made: PairArtifacts, tmp_path
         (
             {"cost_column": "price", "cost_budget": 6, "quotas": {"column": "kind", "minimum": {"owl": 9, "dog": 9}}},
             GateError,
-            "before another limit",
+            "the quotas on kind cost at least .* and cost_budget is 6: .*'owl' .* for 9 pairs",
         ),
+        ({"min_distance": 1.2, "quotas": {"column": "kind", "minimum": {"owl": 9}}}, GateError, "before another limit"),
+        ({"where": "random() < 0.5"}, ConfigError, "the same answer at every call"),
     ],
 )
 def test_what_cannot_be_done_is_refused_and_nothing_is_published(
@@ -270,3 +273,32 @@ def test_ids_of_edges_are_looked_up_over_several_batches(made: PairArtifacts, mo
     for edge in edges:
         row = made.ids.index(edge["pair_id"])
         assert made.ids[together["image->text"][row, edge["neighbor_rank"]]] == edge["neighbor_id"]
+
+
+def test_what_is_labelled_needs_no_cost(made: PairArtifacts, tmp_path: Path) -> None:
+    unpriced = Artifact(Store(str(tmp_path / "run")), "pairs", "pairs")
+    table = made.pairs.read_table().sort_by(PAIR_ID)
+    prices = [None if number < 2 else price for number, price in enumerate(table["price"].to_pylist())]
+    place = table.column_names.index("price")
+    publish(unpriced, table.set_column(place, "price", pa.array(prices, pa.float32())))
+    changed, first = replace(made, pairs=unpriced), table[PAIR_ID].to_pylist()[:2]
+    out, manifest = rank(changed, tmp_path, cost_budget=10, cost_column="price", labelled=tuple(first))
+    assert not set(read_ids(out)) & set(first)
+    assert 9 < manifest.properties["cost"] <= 10
+    with pytest.raises(DataError, match="price"):
+        rank(changed, tmp_path / "b", cost_budget=10, cost_column="price", labelled=(first[0],))
+
+
+def test_minimums_are_met_from_a_cost_budget_that_greed_would_have_spent(made: PairArtifacts, tmp_path: Path) -> None:
+    there = {kind: np.sort(PRICES[kind == KINDS]) for kind in ("owl", "dog")}
+    least = float(there["owl"][:12].sum() + there["dog"][:12].sum())
+    fields = {"cost_column": "price", "cost_rule": "gain", "refine": "none", "cost_budget": least + 1}
+    plain, _ = rank(made, tmp_path / "a", budget=BUDGET + 9, **fields)
+    counts = dict(query(plain, "kind, count(*) FROM SELECTION GROUP BY 1"))
+    assert counts.get("owl", 0) < 12
+    quotas = {"column": "kind", "minimum": {"owl": 12, "dog": 12}}
+    out, manifest = rank(made, tmp_path / "b", budget=BUDGET + 9, quotas=quotas, **fields)
+    counts = dict(query(out, "kind, count(*) FROM SELECTION GROUP BY 1"))
+    assert counts["owl"] >= 12
+    assert counts["dog"] >= 12
+    assert manifest.properties["cost"] <= least + 1

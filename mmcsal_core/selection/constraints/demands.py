@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mmcsal_core.errors import ConfigError
+from mmcsal_core.errors import ConfigError, GateError
 from mmcsal_core.neighbors.vectors import Floats, Rows
 from mmcsal_core.selection.config import SelectionConfig, Strategy
 from mmcsal_core.selection.constraints.config import QuotaConfig
-from mmcsal_core.selection.constraints.cost_budget import CostBudget
+from mmcsal_core.selection.constraints.cost_budget import CostBudget, hold_back
 from mmcsal_core.selection.constraints.minimum_distance import MinimumDistance
 from mmcsal_core.selection.constraints.near_duplicates import NearDuplicates, group_near_duplicates
 from mmcsal_core.selection.constraints.quotas import Groups, QuotaPlan, Quotas, plan_quotas
@@ -17,6 +17,9 @@ from mmcsal_core.selection.pool import Pool
 
 BY_GAIN: tuple[Strategy, ...] = ("mmcsal", "coverage", "k_center", "maxherding")
 """Strategies whose order of picks is the order of one gain, which can be divided by costs and compared."""
+
+ENDS_BY_GAIN: tuple[Strategy, ...] = (*BY_GAIN, "probcover")
+"""Strategies that a minimum gain can end."""
 
 BY_NUMBER: tuple[Strategy, ...] = ("mmcsal_continuous", "kmeans", "typiclust", "activeft")
 """Strategies that place as many points as there are picks, before they pick."""
@@ -78,7 +81,7 @@ def settle_demands(pool: Pool, labelled: Rows, config: SelectionConfig, demands:
 
     Raises:
         ConfigError: the strategy cannot do what is asked.
-        GateError: quotas cannot be kept.
+        GateError: quotas cannot be kept, or cost too much, or near-duplicates leave fewer pairs than the budget.
     """
     has_budget = demands.budget is not None or demands.budget_fraction is not None
     check_options(config, has_budget=has_budget, divides_gain=demands.divisors is not None)
@@ -89,12 +92,15 @@ def settle_demands(pool: Pool, labelled: Rows, config: SelectionConfig, demands:
     if config.near_duplicates.threshold is not None:
         near_duplicates = group_near_duplicates(pool.joint, labelled, config.near_duplicates.threshold, config.search)
         is_open[near_duplicates.list_closed()] = False
+        _check_leaders(demands, num_unlabelled, int(is_open.sum()))
     if demands.costs is not None:
         is_open &= demands.costs <= demands.cost_budget
     budget = _count_picks(demands, num_unlabelled, int(is_open.sum()))
     plan = None
     if demands.groups is not None:
         plan = plan_quotas(demands.quotas, demands.groups, is_open, budget)
+        if demands.costs is not None:
+            plan = hold_back(plan, is_open, demands.costs, demands.cost_budget)
     constraints = Constraints(
         closed=NO_ROWS if near_duplicates is None else near_duplicates.list_closed(),
         make_rules=lambda: _make_rules(pool, labelled, config, demands, plan),
@@ -118,13 +124,16 @@ def check_options(config: SelectionConfig, *, has_budget: bool, divides_gain: bo
     Raises:
         ConfigError: naming the strategy and the option.
     """
-    strategy, ordered = config.strategy, ", ".join(BY_GAIN)
-    if config.min_gain is not None and strategy not in BY_GAIN:
-        raise ConfigError(f"min_gain needs a strategy that picks by one gain ({ordered}), got {strategy}; leave it out")
+    strategy = config.strategy
+    if config.min_gain is not None and strategy not in ENDS_BY_GAIN:
+        raise ConfigError(
+            f"min_gain needs a strategy that picks by one gain ({', '.join(ENDS_BY_GAIN)}), got {strategy}; leave it "
+            "out"
+        )
     if divides_gain and strategy not in BY_GAIN:
         raise ConfigError(
-            f"cost_rule gain_per_cost needs a strategy that picks by one gain ({ordered}), got {strategy}; "
-            "set cost_rule: gain"
+            f"cost_rule gain_per_cost needs a strategy whose gains can be divided ({', '.join(BY_GAIN)}), got "
+            f"{strategy}; set cost_rule: gain"
         )
     if strategy in BY_NUMBER and not has_budget:
         raise ConfigError(f"strategy {strategy} must know how many pairs to pick, got no budget; give budget too")
@@ -139,6 +148,16 @@ def is_distance_the_gain(config: SelectionConfig, costs: Floats | None) -> bool:
     return config.strategy == "k_center" and config.space == "joint" and costs is None
 
 
+def _check_leaders(demands: Demands, num_unlabelled: int, num_open: int) -> None:
+    wanted = 1 if demands.budget is None else demands.budget
+    if wanted > num_open:
+        raise GateError(
+            f"of {num_unlabelled} unlabelled pairs near_duplicates leaves {num_open} that may be picked, the others "
+            f"lie near one of these or near a labelled pair, and {wanted} are asked for; lower the budget or raise "
+            "near_duplicates.threshold"
+        )
+
+
 def _count_picks(demands: Demands, num_unlabelled: int, num_open: int) -> int | None:
     if demands.budget_fraction is not None:
         return max(1, min(round(demands.budget_fraction * num_unlabelled), num_open))
@@ -150,7 +169,7 @@ def _make_rules(
 ) -> list[Rule]:
     rules: list[Rule] = [] if plan is None else [Quotas(plan)]
     if demands.costs is not None:
-        rules.append(CostBudget(demands.costs, demands.cost_budget))
+        rules.append(CostBudget(demands.costs, demands.cost_budget, plan))
     if config.min_distance is not None and not is_distance_the_gain(config, demands.divisors):
         rules.append(MinimumDistance(pool.joint, labelled, config.min_distance))
     return rules

@@ -1,9 +1,10 @@
 """Groups of near-duplicates: every member is near its leader, and only the leader may be picked.
 
 Leaders are taken in turn, and each takes the rows near it that no earlier leader has taken: labelled rows first, then
-by the number of near rows, most first, then by row. So no two leaders are near each other, and nothing that is closed
-is farther from its leader than the threshold says. Connected components were not chosen: a chain of small steps would
-join pairs that have nothing in common.
+by the number of near rows, most first, then by row. Every labelled row leads, even one near another, so that all that
+lies near a label is closed. Beside these no two leaders are near each other, and nothing that is closed is farther from
+its leader than the threshold says. Connected components were not chosen: a chain of small steps would join pairs that
+have nothing in common.
 
 Butina, "Unsupervised data base clustering based on Daylight's fingerprint and Tanimoto similarity" (1999).
 """
@@ -64,7 +65,7 @@ def group_near_duplicates(joint: Vectors, labelled: Rows, threshold: float, sear
 
     Args:
         joint: (N, D) float32 of unit length.
-        labelled: (L,) rows that lead before all others.
+        labelled: (L,) rows that lead before all others, each its own group.
         threshold: in (0, 1].
         search: kind of index.
 
@@ -79,6 +80,7 @@ def group_near_duplicates(joint: Vectors, labelled: Rows, threshold: float, sear
     is_later[labelled] = False
     order = np.lexsort((everyone, -num_near, is_later))
     leaders = np.full(len(joint), NO_LEADER, dtype=np.int64)
+    leaders[labelled] = labelled
     _take_turns(index, joint, order[num_near[order] > 1], threshold, leaders)
     return NearDuplicates(np.where(leaders == NO_LEADER, everyone, leaders), labelled)
 
@@ -89,10 +91,10 @@ def _take_turns(index: Index, joint: Vectors, order: Rows, threshold: float, lea
     while place < len(order):
         rows = order[place : place + TAKEN_ROWS]
         place += len(rows)
-        free = rows[leaders[rows] == NO_LEADER]
-        for own, limits, near in _find_near(index, joint, free, threshold):
+        leading = rows[(leaders[rows] == NO_LEADER) | (leaders[rows] == rows)]
+        for own, limits, near in _find_near(index, joint, leading, threshold):
             for number, row in enumerate(own.tolist()):
-                if leaders[row] == NO_LEADER:
+                if leaders[row] in (NO_LEADER, row):
                     found = near[limits[number] : limits[number + 1]]
                     found = found[leaders[found] == NO_LEADER]
                     leaders[found[joint[found] @ joint[row] >= threshold]] = row  # an index may compress vectors

@@ -24,8 +24,8 @@ def read_pair_list(listed: str | Sequence[str], options: Mapping[str, Any]) -> p
     """Read pair ids.
 
     Args:
-        listed: the ids themselves, or a path, pattern or URL of files: Parquet or CSV with a column `pair_id` or a
-            single column, or text with one id a line.
+        listed: the ids themselves, or a path, pattern or URL of files: Parquet or CSV with a column `pair_id`, or text
+            with one id a line.
         options: storage options for fsspec.
 
     Returns:
@@ -97,11 +97,12 @@ def _parse(name: str, data: bytes) -> pa.Array:
 
 def _choose_column(name: str, table: pa.Table) -> pa.Array:
     names = table.column_names
-    if PAIR_ID not in names and len(names) != 1:
+    if PAIR_ID not in names:  # not taken for granted: a CSV without a header would lose its first id
         raise DataError(
-            f"{name} must have a column {PAIR_ID} or a single column, but has {', '.join(names)}; rename one"
+            f"{name} must have a column {PAIR_ID}, but has {', '.join(names)}; name the column of ids so, in CSV by a "
+            "header, or write a .txt with one id a line"
         )
-    column = table[PAIR_ID if PAIR_ID in names else names[0]]
+    column = table[PAIR_ID]
     try:
         return pc.cast(column, pa.string()).combine_chunks()
     except pa.ArrowException as error:

@@ -6,7 +6,7 @@ towards quotas: a quota says whom to ask about next.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,10 @@ class Groups:
         """Count rows by group, (G,)."""
         return np.bincount(self.codes[rows], minlength=len(self.names)).astype(np.int64)
 
+    def split(self, rows: Rows) -> list[Rows]:
+        """Split rows that are sorted by group into those of each, G arrays."""
+        return np.split(rows, np.cumsum(self.count(rows))[:-1])
+
 
 @dataclass(frozen=True, eq=False)
 class QuotaPlan:
@@ -52,12 +56,14 @@ class QuotaPlan:
         least: (G,) picks.
         most: (G,) picks.
         budget: picks in all.
+        held: (H,) rows that meet every least for the least money, where picks cost any: by group, then by cost.
     """
 
     groups: Groups
     least: Rows
     most: Rows
     budget: int
+    held: Rows = field(default_factory=lambda: NO_ROWS)
 
     def check_met(self, picks: Rows) -> None:
         """Refuse picks that fall short of a minimum, which another limit may have caused.
@@ -120,30 +126,31 @@ def plan_quotas(config: QuotaConfig, groups: Groups, is_open: npt.NDArray[np.boo
         return QuotaPlan(groups, least, most, int(most.sum()))
     _check_sums(groups, least, most, budget)
     if config.balance is not None:
-        wanted = _list_wanted(config.balance, groups, budget)
-        least = most = share_out(wanted, least, most, budget)
+        sizes = groups.count(np.arange(len(groups.codes)))
+        weights = np.ones(len(sizes)) if config.balance == "equal" else sizes.astype(np.float64)
+        least = most = share_out(weights, least, most, budget)
     return QuotaPlan(groups, least, most, budget)
 
 
-def share_out(wanted: Floats, least: Rows, most: Rows, total: int) -> Rows:
-    """Share picks out, one at a time to the group that lacks most, ties to the first.
+def share_out(weights: Floats, least: Rows, most: Rows, total: int) -> Rows:
+    """Share picks out in proportion to weights, within limits, by the method of largest remainders, ties to the first.
 
-    With equal wishes this fills groups evenly, as water would; with wishes that sum to the total it is the method of
-    largest remainders.
+    What a group cannot take, or has beyond its share, is shared out among the groups that no limit holds, in proportion
+    again, as water would fill vessels of these widths.
 
     Args:
-        wanted: (G,) picks that each group would have if it could.
-        least: (G,) picks that it has at least.
+        weights: (G,) above 0.
+        least: (G,) picks that each group has at least.
         most: (G,) picks that it has at most.
         total: between the sums of `least` and `most`.
 
     Returns:
         (G,) that sum to the total.
     """
-    shares = least.astype(np.int64)
-    for _ in range(total - int(shares.sum())):
-        lack = np.where(shares < most, wanted - shares, -np.inf)
-        shares[int(lack.argmax())] += 1
+    wanted = _fill(weights, least, most, total)
+    shares = np.floor(wanted).astype(np.int64)
+    by_remainder = np.argsort(shares - wanted, kind="stable")
+    shares[by_remainder[: total - int(shares.sum())]] += 1
     return shares
 
 
@@ -152,9 +159,7 @@ class Quotas:
 
     def __init__(self, plan: QuotaPlan) -> None:
         self._plan = plan
-        order = np.argsort(plan.groups.codes, kind="stable")
-        ends = np.cumsum(np.bincount(plan.groups.codes, minlength=len(plan.groups.names)))
-        self._members = np.split(order.astype(np.int64), ends[:-1])
+        self._members = plan.groups.split(np.argsort(plan.groups.codes, kind="stable").astype(np.int64))
         self._counts = np.zeros(len(plan.groups.names), dtype=np.int64)
         self._is_closed = np.zeros(len(plan.groups.names), dtype=bool)
 
@@ -190,11 +195,20 @@ def _check_sums(groups: Groups, least: Rows, most: Rows, budget: int) -> None:
         )
 
 
-def _list_wanted(balance: str, groups: Groups, budget: int) -> Floats:
-    sizes = groups.count(np.arange(len(groups.codes)))
-    if balance == "equal":
-        return np.full(len(sizes), budget / len(sizes))
-    return np.asarray(budget * sizes / sizes.sum())
+def _fill(weights: Floats, least: Rows, most: Rows, total: int) -> Floats:
+    """Return shares that need not be whole: one multiple of all weights, cut to the limits."""
+    wanted, is_free = np.zeros(len(weights)), np.ones(len(weights), dtype=bool)
+    while is_free.any():
+        rest = total - wanted[~is_free].sum()
+        wanted = np.where(is_free, rest * weights / weights[is_free].sum(), wanted)
+        within = np.clip(wanted, least, most)
+        change = within - wanted
+        if not change.any():
+            break
+        is_cut = change < 0 if change.sum() <= 0 else change > 0  # the others may come within their limits yet
+        wanted = np.where(is_cut, within, wanted)
+        is_free &= ~is_cut
+    return wanted
 
 
 def _fill_in(quotas: Mapping[str, int], groups: Groups, default: int) -> Rows:

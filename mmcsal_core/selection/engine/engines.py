@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from mmcsal_core.errors import ConfigError
 from mmcsal_core.neighbors.vectors import Floats, Rows, iter_blocks
 from mmcsal_core.selection.engine.cover import CoverShard
 from mmcsal_core.selection.engine.cover_objective import Cover
@@ -46,6 +47,9 @@ class LocalEngine:
         num_threads: shards worked on at once; by default the cores that this process may use.
         screening: how k-center finds the pairs of rows and picks that matter; it changes no result either.
         device: where k-center multiplies, e.g. `cuda`; None for numpy.
+
+    Raises:
+        ConfigError: a number is below 1.
     """
 
     def __init__(
@@ -57,8 +61,12 @@ class LocalEngine:
     ) -> None:
         self._screening: Screening = screening
         self._device = device
-        self._num_threads = num_threads or len(os.sched_getaffinity(0))
-        self._num_shards = num_shards or self._num_threads
+        self._num_threads = _count_cores() if num_threads is None else num_threads
+        self._num_shards = self._num_threads if num_shards is None else num_shards
+        if min(self._num_threads, self._num_shards) < 1:
+            raise ConfigError(
+                f"num_shards and num_threads are 1 or more, got {num_shards} and {num_threads}; leave them out"
+            )
 
     def open_cover(self, kernel: sparse.csr_array, objective: Cover, closed: Rows) -> Shards:
         """Return shards of `CoverShard`."""
@@ -87,6 +95,11 @@ class LocalEngine:
             for span in split_rows(len(vectors), self._num_shards)
         ]
         return LocalShards(shards, self._num_threads)
+
+
+def _count_cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe_cover(objective: Cover, span: slice, closed: Rows) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mmcsal_core.errors import ArtifactError
 from mmcsal_core.neighbors.vectors import Floats, Rows, iter_blocks
 from mmcsal_core.selection.engine.eligibility import Eligibility
 from mmcsal_core.selection.engine.proposals import NOTHING_LEFT, Proposal, is_before
@@ -138,6 +139,9 @@ def pick_greedily(search: Search, limits: Limits) -> list[Round]:
 
     Returns:
         Rounds of at most `limits.num_picks` picks together; fewer where no row is open or the gain is too small.
+
+    Raises:
+        ArtifactError: a round of the earlier run names a row that may not be picked.
     """
     rounds = [_replay(search, past) for past in search.done]
     num_left = limits.num_picks - sum(len(past.rows) for past in rounds)
@@ -194,7 +198,14 @@ def count_start(search: Search, rows: Rows) -> None:
 
 
 def _replay(search: Search, past: Round) -> Round:
-    closed = [search.eligibility.take(row) for row in past.rows]
+    closed: list[Rows] = []
+    for row in past.rows:
+        if not search.eligibility.is_open[row]:
+            raise ArtifactError(
+                f"a pick log must name rows that may be picked when their turn comes, got row {row}, which is "
+                "labelled, excluded or picked already; delete the log and run again"
+            )
+        closed.append(search.eligibility.take(row))
     _count_rows(search, np.array(past.rows, dtype=np.int64), np.concatenate(closed))
     return past
 

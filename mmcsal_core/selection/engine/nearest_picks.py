@@ -28,8 +28,8 @@ TILE_PICKS = 512
 PAIR_BLOCK = 512
 """Pairs of rows and picks whose differences are held at once."""
 
-MAX_SQUARED = 4.0
-"""Squared distance between unit vectors at most; the value of every row before the first pick."""
+NO_PICK_SQUARED = 8.0
+"""The value of every row before the first pick: more than any squared distance, which is 4 and its rounding at most."""
 
 LOOKAHEAD = 2
 """Rows compared at once for each that is proposed, to learn below which distance no other row matters."""
@@ -57,7 +57,7 @@ class NearestPicks:
         screening: Screening = "off",
         device: str | None = None,
     ) -> None:
-        self.squared = np.full(len(vectors), MAX_SQUARED, dtype=np.float32) if squared is None else squared
+        self.squared = np.full(len(vectors), NO_PICK_SQUARED, dtype=np.float32) if squared is None else squared
         self.ranks = np.full(len(vectors), -1, dtype=np.int32)
         self._operands = Operands(vectors)
         self._screen = open_screen(self._operands, screening, device)
@@ -102,11 +102,11 @@ class NearestPicks:
 
     def find_needed(self, squared: Vectors) -> Vectors:
         """Return the cosines below which a pick is no nearer than given squared distances, whatever the rounding."""
-        needed: Vectors = 1 - (squared + np.float32(self._rounding)) / 2
+        needed: Vectors = 1 - (squared + np.float32(self.rounding)) / 2
         return needed
 
     @property
-    def _rounding(self) -> float:
+    def rounding(self) -> float:
         """How far 2 - 2 <x, p> in float32 may lie from a squared distance.
 
         Rows may miss unit length, as those stored in float16 do; a product of D terms misses by D units in the last
@@ -151,18 +151,26 @@ class NearestPicks:
     def _lower(self, rows: Rows, start: int, stop: int) -> None:
         """Compare rows with picks start..stop: the screen names the pairs that may matter, differences decide."""
         needed = self.find_needed(self.squared[rows])
-        left, right = self._screen.find_near(rows, slice(start, stop), needed, self._rounding)
-        if len(left) == 0:
-            return
-        squared = measure_pairs(self._operands.vectors, self._operands.picks, rows[left], right + start)
-        starts = np.flatnonzero(np.diff(left, prepend=-1))
+        left, right = self._screen.find_near(rows, slice(start, stop), needed, self.rounding)
+        if len(left):
+            self.compare_pairs(rows[left], right + start)
+
+    def compare_pairs(self, rows: Rows, picks: Rows) -> None:
+        """Compare rows with picks, one pair each; the first of equally near picks wins.
+
+        Args:
+            rows: (E,) at least one, the pairs of a row side by side.
+            picks: (E,) numbers of picks, none before those that the row has met.
+        """
+        squared = measure_pairs(self._operands.vectors, self._operands.picks, rows, picks)
+        starts = np.flatnonzero(np.diff(rows, prepend=-1))
         smallest = np.minimum.reduceat(squared, starts)
-        is_smallest = squared == np.repeat(smallest, np.diff(starts, append=len(left)))
-        first = np.minimum.reduceat(np.where(is_smallest, right, TILE_PICKS), starts)
-        near = rows[left[starts]]
+        is_smallest = squared == np.repeat(smallest, np.diff(starts, append=len(rows)))
+        first = np.minimum.reduceat(np.where(is_smallest, picks, self._operands.num_picks), starts)
+        near = rows[starts]
         is_nearer = smallest < self.squared[near]
         self.squared[near[is_nearer]] = smallest[is_nearer]
-        self.ranks[near[is_nearer]] = first[is_nearer] + start
+        self.ranks[near[is_nearer]] = first[is_nearer]
 
 
 def find_floor(priorities: Floats, num_rows: int) -> float:

@@ -1,7 +1,12 @@
 """Screens by torch: products of bytes on a CPU that has them, and products on a device.
 
-Apart from `screening.py`, so that a shard that uses neither does not load torch.
+Apart from `screening.py`, so that a shard that uses neither does not load torch. Torch computes on the thread that
+asks: parallelism is over shards, and the CPU time of that thread is what screens are chosen by.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +33,37 @@ def multiplies_bytes() -> bool:
     return torch._C._has_mkldnn and hasattr(torch.ops.onednn, "qlinear_pointwise")
 
 
+class ThreadLimit:
+    """One thread for each of torch's products on the CPU, in the threads that ask for it.
+
+    Torch keeps a number of threads for each thread that calls it and one that a new thread starts with, and sets both
+    at once. So every thread goes back to the number from before the first limit.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._num_limited = self._num_threads = 0
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Limit the products of the calling thread in a `with` block."""
+        with self._lock:
+            own = torch.get_num_threads()  # a new thread takes its number here, or else in its first product
+            if self._num_limited == 0:
+                self._num_threads = own
+            self._num_limited += 1
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._num_limited -= 1
+                torch.set_num_threads(self._num_threads)
+
+
+_THREAD_LIMIT = ThreadLimit()
+
+
 class ByteScreen:
     """Products of bytes: `<x, p> <= <x', p'> + |x - x'| |p| + |x'| |p - p'|`.
 
@@ -43,6 +79,7 @@ class ByteScreen:
         self._errors = np.empty(num_rows, dtype=np.float32)
         self._packed: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor, float]] = {}
 
+    @_THREAD_LIMIT.hold()
     def find_near(self, rows: Rows, picks: slice, needed: Vectors, rounding: float) -> Pairs:
         """Return the pairs whose bound is as large as needed, and not below what the row's best is at least."""
         self.prepare(rows)
@@ -102,6 +139,7 @@ class DeviceScreen:
     def prepare(self, rows: Rows) -> None:
         """All rows are on the device already."""
 
+    @_THREAD_LIMIT.hold()
     def find_near(self, rows: Rows, picks: slice, needed: Vectors, rounding: float) -> Pairs:
         """Return the pairs whose cosine may be the row's best and as large as needed."""
         new = self._operands.picks[len(self._picks) :]
