@@ -27,8 +27,8 @@ def find_neighbor_edges(joint: Vectors, config: NeighborConfig) -> tuple[Rows, R
 def find_ball_edges(joint: Vectors, radius: float, max_edges: int) -> tuple[Rows, Rows] | None:
     """Return all edges of rows that are about as near as `radius`, rows i (E,) and j (E,) with i <= j.
 
-    A search is of `SEARCH_ROWS` rows in a part of the pool so small that it finds `max_edges` at most, or a million where
-    that is more. Searches of fewer rows in all of the pool are ten times slower: FAISS does not use BLAS for them.
+    A search is of `SEARCH_ROWS` rows in a part of the pool so small that it finds `max_edges` at most, or a million
+    where that is more. Searches of fewer rows in the whole pool are ten times slower: FAISS uses no BLAS for them.
 
     Args:
         joint: (N, D) float32 of unit length.
