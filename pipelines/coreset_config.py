@@ -21,8 +21,10 @@ class CoresetConfig(SelectionConfig):
     )
     cost_column: str | None = Field(None, description="metadata column with the cost of a pair, a number above 0")
     cost_budget: float | None = Field(
-        None, gt=0, description="what the picks may cost together; a pair that costs more than is left, beside what "
-        "unmet minimums need, is skipped"
+        None,
+        gt=0,
+        description="what the picks may cost together; a pair that costs more than is left, beside what "
+        "unmet minimums need, is skipped",
     )
     cost_rule: Literal["gain_per_cost", "gain"] = Field(
         "gain_per_cost", description="where there are costs, what the next pick has most of"
