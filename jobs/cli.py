@@ -18,7 +18,7 @@ from jobs.config import JobConfig, load_config, parse_config
 from jobs.doctor import diagnose
 from jobs.estimate import describe_estimate, estimate_run
 from jobs.exit_codes import ExitCode, classify_error, find_cause
-from jobs.lock import is_alive, read_owner
+from jobs.lock import is_held
 from jobs.progress import open_reporter
 from jobs.run import CONFIG, RunResult, check_run, report_again, run_job, select_again
 from jobs.run_status import RUN_STATUS
@@ -51,7 +51,7 @@ Result = TypeVar("Result")
 
 @app.command()
 def plan(config: ConfigPath, set_: Overrides = None, as_json: AsJson = False) -> None:
-    """Say what a run will take: pairs, shards, bytes, memory, hours and cost. Reads headers only."""
+    """Say what a run will take: pairs, shards, bytes, memory, hours and cost. Reads headers and lists of pairs only."""
     estimate = _guard(lambda: estimate_run(load_config(config, set_ or ())), as_json)
     _print_values("plan", estimate.model_dump(mode="json") if as_json else describe_estimate(estimate), as_json)
 
@@ -115,8 +115,7 @@ def status(run_url: RunUrl, store_option: StoreOptions = None, as_json: AsJson =
 
     def read() -> dict[str, Any]:
         store = _find_run(run_url, store_option, RUN_STATUS)
-        owner = read_owner(store)
-        return {**store.read_json(RUN_STATUS), "is_alive": owner is not None and is_alive(owner)}
+        return {**store.read_json(RUN_STATUS), "is_alive": is_held(store)}
 
     _print_values("status", _guard(read, as_json), as_json)
 

@@ -10,9 +10,11 @@ import json
 import re
 import typing
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -23,6 +25,7 @@ from mmcsal_core.corpus.sources.config import check_source
 from mmcsal_core.encoder import EncoderConfig
 from mmcsal_core.errors import ConfigError
 from mmcsal_core.neighbors import NeighborConfig
+from mmcsal_core.selection.constraints.quotas import group_rows
 from mmcsal_core.selection.space import FEATURES, JOINT
 from mmcsal_core.settings import Settings
 from mmcsal_core.storage import Store, hash_bytes
@@ -125,7 +128,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> JobConfig:
 
 def parse_config(values: Mapping[str, Any], overrides: Sequence[str] = (), *, origin: str = "config") -> JobConfig:
     """Check configuration values that were already read; see `load_config`."""
-    merged = json.loads(json.dumps(values, default=str))
+    merged = _convert_to_json(values)
     for override in overrides:
         _apply_override(merged, override)
     config = _resolve(_validate(merged, origin))
@@ -152,9 +155,40 @@ def hash_config(config: JobConfig) -> str:
     return hash_bytes(json.dumps(content, sort_keys=True).encode())
 
 
+class _TextualDates(yaml.SafeLoader):
+    """Reads dates and times as the text that they are written as, so that they spell groups as a column does."""
+
+
+_TextualDates.yaml_implicit_resolvers = {
+    first: [resolver for resolver in resolvers if resolver[0] != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _parse_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_TextualDates)  # noqa: S506 - a SafeLoader
+
+
+def _convert_to_json(value: Any) -> Any:
+    return json.loads(json.dumps(_spell_keys(value), default=str))
+
+
+def _spell_keys(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {_spell_key(key): _spell_keys(each) for key, each in value.items()}
+    return [_spell_keys(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _spell_key(key: object) -> str:
+    """Spell a key as the groups of a column of such values are, since that is what keys other than text are for."""
+    if key is None or isinstance(key, bool | float | date):
+        return group_rows("key", pa.chunked_array([pa.array([key])])).names[0]
+    return str(key)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"the configuration cannot be read: {path} ({error.strerror}); check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -176,7 +210,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override!r}: {parent!r} holds a value, not keys; set {parent!r} itself")
         node = child
     try:
-        node[last] = yaml.safe_load(text)
+        node[last] = _convert_to_json(_parse_yaml(text))
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
 

@@ -1,4 +1,4 @@
-"""`mmcsal plan`: what a run will take, from headers alone. Nothing is started and nothing is written.
+"""`mmcsal plan`: what a run will take, from headers and lists of pairs. Nothing is started and nothing is written.
 
 Throughput is that of the features stage, which is nearly all of a run: pairs a second of one actor on one core,
 measured for the embedded backbones on a shared x86-64 core and therefore rough. For hub models it is unknown until you
@@ -6,7 +6,7 @@ measure it (`mmcsal run --until features` on a few thousand pairs) and put it in
 """
 
 from jobs.config import JobConfig
-from jobs.preflight import check_selection
+from jobs.preflight import check_selection, read_lists
 from mmcsal_core.artifacts import plan_ranges
 from mmcsal_core.corpus.modality import ModalityConfig
 from mmcsal_core.corpus.sources import list_source
@@ -43,12 +43,12 @@ def estimate_run(config: JobConfig) -> Estimate:
     """Estimate a run from the headers of its source.
 
     Raises:
-        DataError: the source is missing or unreadable.
+        DataError: the source or a list of pairs is missing or unreadable.
         ConfigError: the configuration does not fit the source.
         GateError: the source has fewer pairs than the budget.
     """
     listing = list_source(config.source, config.modalities, config.source_options)
-    check_selection(config, listing)
+    check_selection(config, listing, read_lists(config))
     shards = plan_ranges(listing.num_pairs, config.resources.rows_per_shard)
     rows = max((shard.stop - shard.start for shard in shards), default=0)
     decoded = rows * sum(_count_decoded_bytes(modality) for modality in config.modalities.values())

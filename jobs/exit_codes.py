@@ -43,12 +43,13 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
 )
 
 
-_FORESEEN = (MmcsalError, BotoCoreError, ClientError, FSTimeoutError, OSError)
+FORESEEN = (MmcsalError, BotoCoreError, ClientError, FSTimeoutError, OSError)
+"""Errors with a code of their own."""
 
 
 def find_cause(error: BaseException) -> BaseException:
     """Return the error that a Ray worker raised and Ray wrapped, if it has a code of its own, else the error itself."""
-    return next((cause for cause in _iter_causes(error) if isinstance(cause, _FORESEEN)), error)
+    return next((cause for cause in _iter_causes(error) if isinstance(cause, FORESEEN)), error)
 
 
 def classify_error(error: BaseException) -> ExitCode:

@@ -95,6 +95,12 @@ def read_owner(run: Store) -> dict[str, Any] | None:
         return None
 
 
+def is_held(run: Store) -> bool:
+    """Say whether a living run holds the lock of a run folder."""
+    owner = read_owner(run)
+    return owner is not None and is_alive(owner)
+
+
 def is_alive(owner: dict[str, Any]) -> bool:
     """Say whether the owner of a lock still runs: its process on this machine, its heartbeat elsewhere."""
     if owner["host"] != socket.gethostname():

@@ -1,25 +1,81 @@
-"""What a configuration asks of its source, checked from the source's headers before anything is written."""
+"""What a configuration asks of its source, checked from headers and lists of pairs before anything is written."""
+
+from collections.abc import Mapping
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any
+
+import numpy as np
+from fsspec.implementations.local import LocalFileSystem
 
 from jobs.config import JobConfig
 from mmcsal_core.corpus.sources import SourceListing
-from mmcsal_core.corpus.sources.columns import metadata_fields
+from mmcsal_core.corpus.sources.locations import open_filesystem
 from mmcsal_core.corpus.sources.pairs import pair_schema
 from mmcsal_core.errors import ConfigError
-from pipelines.coreset_demands import check_condition
+from mmcsal_core.selection.alignment_filter import select_alignment
+from mmcsal_core.selection.coreset import Request
+from mmcsal_core.selection.kmeans import select_kmeans
+from mmcsal_core.selection.pool import make_pool
+from mmcsal_core.selection.space import restrict_pool
+from mmcsal_core.selection.strategies import NO_LABELS
+from mmcsal_core.storage import Store
+from pipelines.coreset_demands import PairLists, check_columns, check_condition, read_pair_lists
 
 
-def check_selection(config: JobConfig, listing: SourceListing) -> None:
-    """Make sure that the selection's budget, columns and condition fit the source.
+def read_lists(config: JobConfig) -> PairLists:
+    """Read the lists of pairs that the selection names.
+
+    Raises:
+        DataError: a list is missing or unreadable.
+        ConfigError: a list lies in the run's own folder.
+    """
+    lists = read_pair_lists(config.selection, config.source_options)
+    for key in lists:
+        listed = getattr(config.selection, key)
+        if isinstance(listed, str):
+            _refuse_own_files(key, listed, config.source_options, config.run_store)
+    return lists
+
+
+def check_selection(config: JobConfig, listing: SourceListing, lists: PairLists) -> None:
+    """Make sure that the selection's budget, columns, condition and strategy fit the source.
 
     Raises:
         GateError: the source has fewer pairs than the budget.
-        ConfigError: a column is not there, or the condition does not fit the columns.
+        ConfigError: a column or the condition does not fit the metadata, or the strategy not what it is to choose from.
     """
     config.selection.count_picks(listing.num_pairs)
-    names = [field.name for field in metadata_fields(listing.source, config.modalities, listing.schema)]
-    for key, column in config.selection.list_columns().items():
-        if column not in names:
+    names, pairs = list(config.modalities), pair_schema(listing, config.modalities)
+    check_columns(config.selection, pairs, names)
+    check_condition(config.selection, pairs, names)
+    _rehearse(config, len(lists.get("labelled", ())))
+
+
+def _rehearse(config: JobConfig, num_labelled: int) -> None:
+    """Show a made pool of one pair to what refuses pools by their modalities, weights and labels."""
+    selection, one = config.selection, {name: np.ones((1, 1), np.float32) for name in config.modalities}
+    spaces = one if config.neighbors.backbone_dims > 0 else {}
+    pool = restrict_pool(make_pool(one, spaces=spaces, weights=selection.modality_weights), selection)
+    if selection.strategy == "alignment":
+        select_alignment(pool, Request(1, NO_LABELS, config.seed, selection))
+    if selection.strategy == "kmeans" and num_labelled > 0:
+        select_kmeans(pool, Request(1, np.arange(num_labelled), config.seed, selection))
+
+
+def _refuse_own_files(key: str, url: str, options: Mapping[str, Any], run: Store) -> None:
+    """Refuse a list that the selection would replace, and with it what it says of earlier picks."""
+    filesystem, path = open_filesystem(url, options)
+    own = run.filesystem
+    if type(filesystem) is not type(own):
+        return
+    root = _resolve(own, run.root)
+    for name in filesystem.glob(path) or [path]:
+        if _resolve(filesystem, name).is_relative_to(root):
             raise ConfigError(
-                f"selection.{key} names a metadata column, got {column!r}; the source has {', '.join(names) or 'none'}"
+                f"selection.{key} must lie outside of {run.url}, whose files this run replaces, got {name}; copy it to "
+                "another place and name the copy"
             )
-    check_condition(config.selection, pair_schema(listing, config.modalities), list(config.modalities))
+
+
+def _resolve(filesystem: Any, path: str) -> PurePath:
+    return Path(path).resolve() if isinstance(filesystem, LocalFileSystem) else PurePosixPath(path)

@@ -3,24 +3,25 @@
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from types import FrameType
 
 from jobs.cluster import connect_ray
 from jobs.config import JobConfig, describe_config, hash_config, parse_stored_config
-from jobs.exit_codes import ExitCode, classify_error
-from jobs.lock import RunLock, is_alive, read_owner
-from jobs.preflight import check_selection
+from jobs.exit_codes import FORESEEN, ExitCode, classify_error
+from jobs.lock import RunLock, is_held
+from jobs.preflight import check_selection, read_lists
 from jobs.progress import Reporter
-from jobs.run_status import RunStatus
-from jobs.steps import Step, fingerprint_ingest, hash_lists, lay_out, list_steps, recall_lists
+from jobs.run_status import RUN_STATUS, RunStatus
+from jobs.steps import Step, fingerprint_ingest, lay_out, list_steps, recall_lists
 from mmcsal_core.artifacts import SUCCESS
 from mmcsal_core.corpus.sources import list_source
 from mmcsal_core.errors import ConfigError, DataError
 from mmcsal_core.settings import Settings
 from mmcsal_core.storage import Store
 from mmcsal_core.validation import Check, ValidationReport, validate_run
+from pipelines.coreset_demands import PairLists, hash_pair_lists
 from pipelines.stage_run import StageRun
 
 CONFIG = "config.json"
@@ -45,13 +46,13 @@ def run_job(config: JobConfig, reporter: Reporter, *, until: str | None = None) 
         LockError: another run holds the run folder.
         ArtifactError: an artifact is not what its manifest says.
     """
-    if until is not None and until not in STAGES:
-        raise ConfigError(f"--until takes a stage, got {until!r}; the stages are {', '.join(STAGES)}")
     with record_early_failure(config):
+        if until is not None and until not in STAGES:
+            raise ConfigError(f"--until takes a stage, got {until!r}; the stages are {', '.join(STAGES)}")
         listing = list_source(config.source, config.modalities, config.source_options)
-        check_selection(config, listing)
-        list_hashes = hash_lists(config)
-    steps = list_steps(config, fingerprint_ingest(config, listing.fingerprint), list_hashes)
+        lists = read_lists(config)
+        check_selection(config, listing, lists)
+    steps = list_steps(config, fingerprint_ingest(config, listing.fingerprint), hash_pair_lists(lists), lists)
     return execute_steps(config, steps[: STAGES.index(until) + 1 if until else None], reporter)
 
 
@@ -59,16 +60,19 @@ def select_again(config: JobConfig, reporter: Reporter) -> RunResult:
     """Select and report again from the stored embeddings; the source is not read.
 
     Raises:
-        DataError: nothing is stored.
-        ConfigError: the stored embeddings were made under another configuration, or are missing.
+        DataError: nothing is stored, or a list of pairs is missing or unreadable.
+        ConfigError: the stored embeddings are missing or were made under another configuration, or a list of pairs lies
+            in the run's own folder.
     """
-    steps = _list_stored_steps(config, hash_lists(config))
-    stale = [step.name for step in steps[:5] if not step.is_complete()]
-    if stale:
-        raise ConfigError(
-            f"selecting again needs embeddings of this very configuration in {config.run_store.url}, but these "
-            f"stages are missing or were made under another one: {', '.join(stale)}; use `mmcsal run` instead"
-        )
+    with record_early_failure(config):
+        lists = read_lists(config)
+        steps = _list_stored_steps(config, hash_pair_lists(lists), lists)
+        stale = [step.name for step in steps[:5] if not step.is_complete()]
+        if stale:
+            raise ConfigError(
+                f"selecting again needs embeddings of this very configuration in {config.run_store.url}, but these "
+                f"stages are missing or were made under another one: {', '.join(stale)}; use `mmcsal run` instead"
+            )
     return execute_steps(config, steps[5:], reporter)
 
 
@@ -78,9 +82,11 @@ def report_again(config: JobConfig, reporter: Reporter) -> RunResult:
     Raises:
         ConfigError: there is no stored selection of this configuration.
     """
-    steps = _list_stored_steps(config, recall_lists(config))
-    if not steps[5].is_complete():
-        raise ConfigError(f"{config.run_store.url} has no finished selection of this configuration; use `mmcsal run`")
+    with record_early_failure(config):
+        steps = _list_stored_steps(config, recall_lists(config))
+        if not steps[5].is_complete():
+            url = config.run_store.url
+            raise ConfigError(f"{url} has no finished selection of this configuration; use `mmcsal run`")
     return execute_steps(config, steps[6:], reporter, is_forced=True)
 
 
@@ -112,28 +118,34 @@ def execute_steps(
 ) -> RunResult:
     """Execute the steps that are not complete, in order, under the run's lock; start Ray only where one needs it.
 
-    With `is_forced` steps that are complete are executed too.
+    With `is_forced` steps that are complete are executed too. The stored configuration goes on describing what is
+    published, so it is replaced once the first of the steps has succeeded.
     """
     run_store = config.run_store
     pending = [step for step in steps if is_forced or not step.is_complete()]
     done = tuple(step.name for step in steps if step not in pending)
     result = RunResult(run=run_store.url, executed=tuple(step.name for step in pending), up_to_date=done)
-    if not pending:
-        return result
     status = RunStatus(run_store, config.run_id, hash_config(config))
     for name in done:
         status.note_skipped(name)
+    if not pending:
+        if not is_held(run_store):
+            status.record_nothing_to_do()
+        return result
     with ExitStack() as stack:
         stack.enter_context(exit_on_sigterm())
         stack.enter_context(RunLock(run_store))
         stack.enter_context(status.record_run())
-        run_store.write_json(CONFIG, describe_config(config))
+        if not run_store.exists(CONFIG):
+            run_store.write_json(CONFIG, describe_config(config))
         if any(step.uses_ray for step in pending):
             stack.enter_context(connect_ray(config.ray, config.resources))
             stack.enter_context(exit_on_sigterm())  # again, since ray.init has put a handler of its own in place
         for step in pending:
             with status.record_stage(step.name):
                 manifest = step.execute(_make_stage_run(config, step, reporter.update))
+            if step is pending[0]:
+                run_store.write_json(CONFIG, describe_config(config))
             reporter.announce("stage_done", stage=step.name, pairs=manifest.pairs_out, rejected=manifest.pairs_rejected)
     return result
 
@@ -148,28 +160,38 @@ def _make_stage_run(config: JobConfig, step: Step, on_progress: Callable[..., No
     )
 
 
-def _list_stored_steps(config: JobConfig, list_hashes: Mapping[str, str]) -> list[Step]:
+def _list_stored_steps(config: JobConfig, list_hashes: Mapping[str, str], lists: PairLists | None = None) -> list[Step]:
     pairs = lay_out(config).pairs
     if not pairs.store.exists(SUCCESS):
         raise DataError(f"{config.run_store.url} has no finished pairs; use `mmcsal run` first")
     source_fingerprint = pairs.read_manifest().properties["source_fingerprint"]
-    return list_steps(config, fingerprint_ingest(config, source_fingerprint), list_hashes)
+    return list_steps(config, fingerprint_ingest(config, source_fingerprint), list_hashes, lists)
 
 
 @contextmanager
 def record_early_failure(config: JobConfig) -> Iterator[None]:
-    """Write `run_status.json` where the source fails before the run has begun, unless another run is at work there."""
+    """Write `run_status.json` where the run fails before it has begun, unless another run is at work there.
+
+    A wrong configuration is noted only where there is such a file already: it must not create a folder.
+    """
     with ExitStack() as stack:
         stack.push(partial(_record_failure, config))
         yield
 
 
 def _record_failure(config: JobConfig, _kind: object, error: BaseException | None, _trace: object) -> None:
-    if error is None or classify_error(error) not in (ExitCode.INPUT, ExitCode.GATE):
+    code = ExitCode.DONE if error is None else classify_error(error)
+    if error is None or code not in (ExitCode.USAGE, ExitCode.INPUT, ExitCode.GATE):
         return
-    owner = read_owner(config.run_store)
-    if owner is None or not is_alive(owner):
-        RunStatus(config.run_store, config.run_id, hash_config(config)).record_failure(error)
+    run = config.run_store
+    with suppress(*FORESEEN):  # a status that cannot be written must not hide why the run failed
+        if is_held(run) or (code == ExitCode.USAGE and not run.exists(RUN_STATUS)):
+            return
+        status = RunStatus(run, config.run_id, hash_config(config))
+        is_published = {each.stage: each.store.exists(SUCCESS) for each in vars(lay_out(config)).values()}
+        for stage in (stage for stage in STAGES if is_published[stage]):
+            status.note_published(stage)
+        status.record_failure(error)
 
 
 @contextmanager

@@ -32,6 +32,10 @@ class RunStatus:
         """Note that a stage was finished by an earlier run."""
         self._values["stages"][stage] = {"state": "up to date"}
 
+    def note_published(self, stage: str) -> None:
+        """Note that a stage's artifact is there, under whatever configuration it was made."""
+        self._values["stages"][stage] = {"state": "published"}
+
     @contextmanager
     def record_stage(self, stage: str) -> Iterator[None]:
         """Note that a stage runs, and for how long it did."""
@@ -49,6 +53,11 @@ class RunStatus:
         with ExitStack() as stack:
             stack.push(self._close)
             yield
+
+    def record_nothing_to_do(self) -> None:
+        """Write that all was done already, where the status says otherwise, as after a failure."""
+        if not self._run.exists(RUN_STATUS) or self._run.read_json(RUN_STATUS)["exit_code"] != ExitCode.DONE:
+            self._close(None, None, None)
 
     def record_failure(self, error: BaseException) -> None:
         """Write that the run failed before its first stage."""

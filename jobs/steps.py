@@ -16,7 +16,7 @@ from mmcsal_core.reporting.numbers import ReportInputs
 from mmcsal_core.selection.selection_table import RunOrigin
 from mmcsal_core.selection.stored_pool import PoolArtifacts
 from pipelines import coreset, embed, features, ingest, neighbors, report, train
-from pipelines.coreset_demands import hash_pair_lists, read_pair_lists
+from pipelines.coreset_demands import PairLists
 from pipelines.stage_run import StageRun
 
 
@@ -74,13 +74,16 @@ def fingerprint_ingest(config: JobConfig, source_fingerprint: str) -> str:
     return compute_fingerprint(ingest.STAGE, settings, {"source": source_fingerprint})
 
 
-def list_steps(config: JobConfig, pairs_fingerprint: str, list_hashes: Mapping[str, str]) -> list[Step]:
+def list_steps(
+    config: JobConfig, pairs_fingerprint: str, list_hashes: Mapping[str, str], lists: PairLists | None = None
+) -> list[Step]:
     """Return the stages in order.
 
     Args:
         config: of the run.
         pairs_fingerprint: that of the first stage.
         list_hashes: content of the lists of pairs that the selection names, hashed, by key.
+        lists: that very content, where the selection may have to be made.
     """
     at = lay_out(config)
     prints = _chain_fingerprints(config, pairs_fingerprint, list_hashes)
@@ -127,18 +130,9 @@ def list_steps(config: JobConfig, pairs_fingerprint: str, list_hashes: Mapping[s
                 embeddings=at.embeddings, features=at.features, indexes=at.indexes, config=config.neighbors, run=run
             ),
         ),
-        step(at.selection, config.resources.selection_actors > 0, lambda run: _rank(config, at, run)),
+        step(at.selection, config.resources.selection_actors > 0, lambda run: _rank(config, at, lists, run)),
         step(at.report, False, lambda run: _report(config, at, run)),
     ]
-
-
-def hash_lists(config: JobConfig) -> dict[str, str]:
-    """Hash the content of the lists of pairs that the selection names.
-
-    Raises:
-        DataError: a list is missing or unreadable.
-    """
-    return hash_pair_lists(read_pair_lists(config.selection, config.source_options))
 
 
 def recall_lists(config: JobConfig) -> dict[str, str]:
@@ -178,7 +172,7 @@ def _chain_fingerprints(config: JobConfig, pairs: str, list_hashes: Mapping[str,
     }
 
 
-def _rank(config: JobConfig, at: Layout, run: StageRun) -> Manifest:
+def _rank(config: JobConfig, at: Layout, lists: PairLists | None, run: StageRun) -> Manifest:
     origin = RunOrigin(
         run_id=config.run_id,
         seed=config.seed,
@@ -192,6 +186,7 @@ def _rank(config: JobConfig, at: Layout, run: StageRun) -> Manifest:
         origin=origin,
         config=config.selection,
         run=run,
+        lists=lists,
     )
 
 

@@ -21,7 +21,7 @@ from mmcsal_core.selection.selection_table import RunOrigin, read_carried, tabul
 from mmcsal_core.selection.stored_pool import PoolArtifacts, read_pool
 from mmcsal_core.selection.strategies import select_from_pool
 from pipelines.coreset_config import CoresetConfig
-from pipelines.coreset_demands import Chosen, choose_pool, hash_pair_lists, read_pair_lists
+from pipelines.coreset_demands import Chosen, PairLists, choose_pool, hash_pair_lists, read_pair_lists
 from pipelines.pick_log import ReportedPickLog, StoredPickLog
 from pipelines.selection_engine import choose_engine
 from pipelines.stage_run import StageProgress, StageRun
@@ -40,6 +40,7 @@ def rank_pairs(
     origin: RunOrigin,
     config: CoresetConfig,
     run: StageRun,
+    lists: PairLists | None = None,
 ) -> Manifest:
     """Choose the pairs to label first and publish them, sorted by rank.
 
@@ -50,6 +51,7 @@ def rank_pairs(
         origin: what the selection says of the run; its seed is that of everything random.
         config: budget, strategy and constraints.
         run: where to publish.
+        lists: what the lists of pairs hold, where they were read already: they may change while a run goes on.
 
     Raises:
         GateError: the budget is larger than the pool, quotas cannot be kept, or nothing may be picked.
@@ -57,7 +59,8 @@ def rank_pairs(
         DataError: a list is unreadable or names a pair that is not there, or a cost is not a number above 0.
         ArtifactError: an artifact lacks a pair that another one has.
     """
-    names, lists = list(modalities), read_pair_lists(config, source_options)
+    names = list(modalities)
+    lists = read_pair_lists(config, source_options) if lists is None else lists
     engine = choose_engine(run.resources)  # first: its actors start while the pool is read
     everything = read_pool(inputs, names, config)
     chosen = choose_pool(everything, inputs.pairs, modalities, config, lists)

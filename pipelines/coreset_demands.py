@@ -146,9 +146,7 @@ def _check_left(config: CoresetConfig, num_free: int, num_pairs: int) -> None:
     config.count_picks(num_free)
 
 
-def _make_demands(
-    config: CoresetConfig, metadata: pa.Table | None, ids: pa.ChunkedArray, labelled: Rows
-) -> Demands:
+def _make_demands(config: CoresetConfig, metadata: pa.Table | None, ids: pa.ChunkedArray, labelled: Rows) -> Demands:
     costs = groups = None
     if metadata is not None and config.cost_column is not None:
         free = np.delete(np.arange(len(ids)), labelled)  # what is labelled is paid for, whatever its cost says

@@ -41,6 +41,9 @@ from pipelines.stage_run import Resources
 MAX_RESTARTS = 3
 """Deaths in the place of one actor before the selection fails."""
 
+WARN_EVERY_S = 60.0
+"""Seconds after which a selection that waits for an actor to start says so, each time they have passed."""
+
 _DEATHS = (RayActorError, ObjectLostError, OutOfMemoryError)
 """The actor died, or its node did with an answer on it, or the node's memory ran out."""
 
@@ -48,6 +51,7 @@ _log = logging.getLogger(__name__)
 
 OpenShard: TypeAlias = Callable[[], Shard]
 Update: TypeAlias = tuple[Any, Rows]
+Session: TypeAlias = tuple[str, str]
 
 
 def choose_engine(resources: Resources) -> Engine:
@@ -131,8 +135,18 @@ class ShardActor:
         return getattr(self.shards[key], method)(*args)
 
     def apply(self, key: int, number: int, update: Update) -> None:
-        """Count the update of a number, unless this actor has counted it already, when the shard was opened."""
-        if number == self._num_counted[key]:
+        """Count the update of a number, unless this actor has counted it already, when the shard was opened.
+
+        Raises:
+            ValueError: an earlier update was never sent here, so the answers would be wrong from now on.
+        """
+        num_counted = self._num_counted[key]
+        if number > num_counted:
+            raise ValueError(
+                f"updates are counted in their order, got number {number} after {num_counted} updates of the shard of "
+                f"key {key}; open it with all updates before that one"
+            )
+        if number == num_counted:
             self.shards[key].apply(*update)
             self._num_counted[key] += 1
 
@@ -142,7 +156,7 @@ class ShardActor:
 
 
 class ShardActors:
-    """The actors of an engine, each replaced where it dies.
+    """The actors of an engine, each replaced where it dies, and ended when this object goes.
 
     Args:
         num_actors: to start.
@@ -151,10 +165,37 @@ class ShardActors:
 
     def __init__(self, num_actors: int, num_cpus: float) -> None:
         options = {"num_cpus": num_cpus, "max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}
+        self._num_cpus = num_cpus
         self._start = ray.remote(ShardActor).options(**options).remote
         self.handles = [self._start() for _ in range(num_actors)]
+        self._are_up = [actor.__ray_ready__.remote() for actor in self.handles]
         self.keys = itertools.count()
         self._num_replaced = [0] * num_actors
+        self.session = _find_session()
+        weakref.finalize(self, _end_actors, self.handles, self.session).atexit = False
+
+    def wait(self, calls: Mapping[int, ray.ObjectRef]) -> None:
+        """Wait until calls are done, and say so from time to time where an actor that was called has not started.
+
+        Args:
+            calls: by the place of the actor; at least one.
+        """
+        pending = list(calls.values())
+        while pending := ray.wait(pending, num_returns=len(pending), timeout=WARN_EVERY_S)[1]:
+            _, missing = ray.wait(self._are_up, num_returns=len(self._are_up), timeout=0)
+            if any(self._are_up[number] in missing for number in calls):
+                self._warn(len(missing))
+
+    def _warn(self, num_missing: int) -> None:
+        _log.warning(
+            "the selection waits: %d of its %d actors have not started, each takes %g CPUs, and %g CPUs are free on "
+            "all nodes together; where these are too few, free some, or lower resources.selection_actors and run "
+            "again: it goes on from the pick log",
+            num_missing,
+            len(self.handles),
+            self._num_cpus,
+            ray.available_resources().get("CPU", 0.0),
+        )
 
     def replace(self, number: int, dead: ActorHandle, first_row: int, error: RayError) -> None:
         """Start another actor in the place of one that has died, unless that was done.
@@ -178,6 +219,7 @@ class ShardActors:
         _log.warning("%s has died and is replaced: %d of %d times", rows, self._num_replaced[number], MAX_RESTARTS)
         ray.kill(dead)  # it may live behind a broken connection
         self.handles[number] = self._start()
+        self._are_up[number] = self.handles[number].__ray_ready__.remote()
 
 
 class RayShards:
@@ -198,7 +240,7 @@ class RayShards:
         self._opened: dict[int, _OpenedShard] = {}
         for number in range(len(self._shards)):
             self._open(number)
-        weakref.finalize(self, _close_shards, self._opened, self._key).atexit = False
+        weakref.finalize(self, _close_shards, self._opened, self._key, actors.session).atexit = False
 
     def propose(self, num_rows: int) -> Proposal:
         """Return the best open rows of all shards."""
@@ -233,7 +275,7 @@ class RayShards:
         answers: dict[int, Any] = dict.fromkeys(questions)
         while questions:
             calls = {shard: self._call(shard, *question) for shard, question in questions.items()}
-            ray.wait(list(calls.values()), num_returns=len(calls))
+            self._actors.wait(calls)
             received = {shard for shard, call in calls.items() if self._receive(shard, call, answers)}
             questions = {shard: question for shard, question in questions.items() if shard not in received}
         return list(answers.values())
@@ -267,10 +309,27 @@ class _OpenedShard:
     done: ray.ObjectRef
 
 
-def _close_shards(opened: Mapping[int, _OpenedShard], key: int) -> None:
-    if ray.is_initialized():
+def _close_shards(opened: Mapping[int, _OpenedShard], key: int, session: Session) -> None:
+    if _is_open(session):
         for shard in opened.values():
             shard.actor.close.remote(key)
+
+
+def _end_actors(handles: Sequence[ActorHandle], session: Session) -> None:
+    """End actors at once; Ray would first start those that wait for a core, to answer what they were asked."""
+    if _is_open(session):
+        for actor in handles:
+            ray.kill(actor)
+
+
+def _find_session() -> Session:
+    """Return what tells this connection to Ray from others: each Ray counts its jobs from 1, but names nodes anew."""
+    context = ray.get_runtime_context()
+    return context.get_job_id(), context.get_node_id()
+
+
+def _is_open(session: Session) -> bool:
+    return ray.is_initialized() and _find_session() == session
 
 
 def describe_cover_shard(kernel: sparse.csr_array, span: slice, objective: Cover, closed: Rows) -> OpenShard:

@@ -50,6 +50,9 @@ def test_the_process_ends_with_the_code_and_one_line(tmp_path: Path) -> None:
         ("selection.stratum_column=shapee", ["'shapee'", "shape"]),
         ("selection.where=shapee = 'circle'", ["shapee = 'circle'", "image_uri, text, shape"]),
         ("selection.where=shape =", ["'shape ='", "syntax error"]),
+        ("selection.quotas={column: shapee, balance: equal}", ["quotas.column", "'shapee'", "source, image_uri, text"]),
+        ("selection.cost_column=shape", ["cost_column must hold numbers, 'shape' holds string"]),
+        ("selection.quotas={column: shape, maximum: {2024-01-01: -5}}", ["a quota is 0 or more", "2024-01-01"]),
         ("selection.space=txt", ["selection.space", "'txt'", "image, text"]),
         ("selection.modality_weights={txt: 2}", ["selection.modality_weights", "got txt", "image, text"]),
         ("selection={budget: 9, strategy: typiclust, min_gain: 0.1}", ["min_gain", "got typiclust"]),
@@ -79,6 +82,16 @@ def test_an_unreadable_source_exits_3_and_is_named(tmp_path: Path, command: str,
     assert (result.exit_code, str(source) in result.stderr) == (3, True)
     if command == "run":
         assert read_status(tmp_path) == ("failed", 3, "DataError")
+
+
+def test_a_failure_that_cannot_be_recorded_is_told_all_the_same(config: Path) -> None:
+    once = {"connect_timeout": 1, "retries": {"max_attempts": 0}}
+    options = {"endpoint_url": "http://127.0.0.1:9", "key": "k", "secret": "s", "config_kwargs": once}
+    store = ["--set", "output=s3://bucket/out", "--set", f"output_options={options}"]
+    result = call("run", config, *store, "--set", "selection.stratum_column=shapee")
+    assert (result.exit_code, "'shapee'" in result.stderr) == (2, True)
+    result = call("run", config, *store, "--set", "selection.budget=41")
+    assert (result.exit_code, "41 pairs are asked for" in result.stderr) == (4, True)
 
 
 def test_an_unknown_stage_is_refused_with_the_known_ones(config: Path) -> None:
@@ -113,6 +126,12 @@ def test_plan_says_so_where_a_throughput_is_unknown(config: Path) -> None:
     assert (plan["pairs_per_second"], plan["hours"], plan["cost"]) == (None, None, None)
     shown = call("plan", config, "--set", "modalities.text.backbone=hf:some/model").stdout
     assert "pricing.pairs_per_second" in shown
+
+
+def test_select_of_a_run_that_is_not_there_says_so(config: Path, tmp_path: Path) -> None:
+    result = call("select", config)
+    assert (result.exit_code, "has no finished pairs; use `mmcsal run` first" in result.stderr) == (3, True)
+    assert read_status(tmp_path) == ("failed", 3, "DataError")
 
 
 @pytest.mark.parametrize("command", ["status", "report"])

@@ -1,15 +1,19 @@
 """The configuration: what is refused, and in which words."""
 
 import json
+from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from jobs.config import JobConfig, describe_config, hash_config, load_config, parse_config, parse_stored_config
 from jobs.config_reference import describe_keys
 from mmcsal_core.errors import ConfigError
+from mmcsal_core.selection.constraints.quotas import group_rows
 
 
 def make_values(**changes: Any) -> dict[str, Any]:
@@ -80,6 +84,50 @@ def test_overrides_are_yaml_values(tmp_path: Path) -> None:
     config = load_config(str(path), ["selection.budget=7", "source.metadata_columns=[a, b]", "resources.num_actors=2"])
     assert (config.selection.budget, config.source.metadata_columns) == (7, ("a", "b"))
     assert config.resources.num_actors == 2
+
+
+def test_a_date_is_the_text_that_it_is_written_as(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(make_values(run_id=date(2024, 1, 1))))
+    config = load_config(str(path), ["selection.exclude=[2024-01-01]", "source_options.since=2024-01-01 10:00:00"])
+    assert (config.run_id, config.selection.exclude) == ("2024-01-01", ("2024-01-01",))
+    assert config.source_options == {"since": "2024-01-01 10:00:00"}
+    listed = load_config(str(path), ["selection.labelled=2024-01-01"]).selection.labelled
+    assert listed == str(Path("2024-01-01").absolute())
+
+
+MOMENT = datetime(2024, 1, 1, 12, 30, tzinfo=timezone.utc)
+
+
+@pytest.mark.parametrize(
+    ("values", "keys"),
+    [
+        (pa.array([date(2024, 1, 1), date(2024, 1, 2)]), "{2024-01-01: 5, 2024-01-02: 6}"),
+        (pa.array([date(2024, 1, 1), None], pa.date64()), "{2024-01-01: 5, null: 6}"),
+        (pa.array([MOMENT.replace(tzinfo=None)], pa.timestamp("ms")), "{2024-01-01 12:30:00.000: 5}"),
+        (pa.array([MOMENT.replace(tzinfo=None)], pa.timestamp("ns")), "{2024-01-01 12:30:00.000000000: 5}"),
+        (pa.array([MOMENT], pa.timestamp("us", "UTC")), "{'2024-01-01 12:30:00.000000Z': 5}"),
+        (pa.array([7, -2]), "{7: 5, -2: 6}"),
+        (pa.array([1.0, 0.5]), "{1.0: 5, 0.5: 6}"),
+        (pa.array([True, False]), "{True: 5, no: 6}"),
+    ],
+)
+def test_the_groups_of_quotas_are_spelled_as_the_column_is(tmp_path: Path, values: pa.Array, keys: str) -> None:
+    pq.write_table(pa.table({"column": values}), tmp_path / "pairs.parquet")
+    column = pq.read_table(tmp_path / "pairs.parquet")["column"]
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(make_values()))
+    quotas = f"{{column: column, maximum: {keys}}}"
+    overridden = load_config(str(path), [f"selection.quotas={quotas}"])
+    path.write_text(yaml.safe_dump(make_values()).replace("budget: 10", f"budget: 10\n  quotas: {quotas}"))
+    assert set(overridden.selection.quotas.maximum) == set(group_rows("column", column).names)
+    assert load_config(str(path)).selection.quotas == overridden.selection.quotas
+
+
+def test_the_groups_of_quotas_may_be_given_as_python_values() -> None:
+    groups = {date(2024, 1, 1): 5, None: 1, 1.0: 2}
+    config = parse_config(make_values(selection={"budget": 10, "quotas": {"column": "day", "maximum": groups}}))
+    assert config.selection.quotas.maximum == {"2024-01-01": 5, "null": 1, "1": 2}
 
 
 def test_fills_in_kinds_and_backbones_and_makes_paths_absolute() -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mmcsal_core.selection.selection_table import RunOrigin
 from mmcsal_core.selection.stored_pool import PoolArtifacts
 from mmcsal_core.storage import Store
 from pipelines.coreset import STAGE, CoresetConfig, rank_pairs
+from pipelines.coreset_demands import hash_pair_lists, read_pair_lists
 from pipelines.stage_run import StageRun
 from tests.pipelines.pair_artifacts import MODALITIES, PairArtifacts, publish, publish_neighbors, write_pair_artifacts
 
@@ -242,3 +244,32 @@ def test_metadata_may_not_be_named_like_a_column_of_the_selection(made: PairArti
             config=config,
             run=StageRun(out, "f"),
         )
+
+
+def test_lists_that_were_read_already_are_not_read_again(made: PairArtifacts, tmp_path: Path) -> None:
+    listed = tmp_path / "done.txt"
+    listed.write_text("\n".join(made.ids[:4]))
+    config = CoresetConfig(budget=9, strategy="random", labelled=str(listed))
+    lists = read_pair_lists(config, {})
+    listed.unlink()
+    out = Artifact(Store(str(tmp_path)), "selection", STAGE)
+    manifest = rank_pairs(
+        inputs=made.locate(),
+        source_options={},
+        modalities=RESOLVED,
+        origin=ORIGIN,
+        config=config,
+        run=StageRun(out, "f"),
+        lists=lists,
+    )
+    assert not set(out.read_table()[PAIR_ID].to_pylist()) & set(made.ids[:4])
+    assert manifest.properties["lists"] == hash_pair_lists(lists)
+
+
+def test_a_stratum_column_of_lists_is_refused_before_pairs_are_picked(made: PairArtifacts, tmp_path: Path) -> None:
+    table = made.pairs.read_table()
+    pairs = Artifact(Store(str(tmp_path)), "pairs", "pairs")
+    publish(pairs, table.append_column("tags", pa.array([["a", "b"]] * table.num_rows)))
+    with pytest.raises(ConfigError, match=r"stratum_column must hold .* 'tags' holds list<"):
+        rank(replace(made, pairs=pairs), tmp_path, strategy="random", stratum_column="tags")
+    assert not (tmp_path / "selection").exists()

@@ -2,7 +2,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,8 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from ray.exceptions import RayError
+from ray import cloudpickle
+from ray.exceptions import RayActorError, RayError
+from ray.util import placement_group, remove_placement_group
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 
 from mmcsal_core.neighbors.vectors import Rows, Vectors
 from mmcsal_core.neighbors.whole_kernel import round_graph
@@ -25,11 +31,13 @@ from mmcsal_core.selection.engine.k_center import KCenter, KCenterShard
 from mmcsal_core.selection.engine.lazy_blocks import Limits, Round, Search, count_start, pick_greedily
 from mmcsal_core.selection.engine.pick_log import NoPickLog, PickLog
 from mmcsal_core.selection.engine.proposals import Proposal
+from mmcsal_core.selection.engine.screening import PrefixScreen
 from mmcsal_core.selection.k_center import select_k_center
 from mmcsal_core.selection.mmcsal import cover_graph
 from mmcsal_core.selection.pair_graph import build_pair_graph
 from mmcsal_core.selection.pool import make_pool
-from pipelines.selection_engine import MAX_RESTARTS, RayEngine, RayShards, ShardActor
+from pipelines import selection_engine
+from pipelines.selection_engine import MAX_RESTARTS, RayEngine, RayShards, ShardActor, ShardActors
 from tests.core.pair_pools import make_clustered_pool
 
 NUM_PAIRS, BUDGET = 6500, 400
@@ -37,9 +45,12 @@ NUM_PAIRS, BUDGET = 6500, 400
 
 CONFIG = SelectionConfig(refine="swap")
 LABELLED = np.array([3, 1024, 6499])
+START, NOTHING = np.array([0]), np.empty(0, dtype=np.int64)
 POOL = make_pool(make_clustered_pool(NUM_PAIRS, num_clusters=40, dim=16).embeddings)
 
 pytestmark = pytest.mark.usefixtures("ray_session")
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors would import all of this, which takes seconds
 
 
 class ListLog:
@@ -98,7 +109,11 @@ def check_same(picks: Picks, expected: Picks) -> None:
 
 
 def count_replaced(caplog: pytest.LogCaptureFixture) -> int:
-    return sum("has died and is replaced" in record.message for record in caplog.records)
+    return sum("has died and is replaced" in message for message in caplog.messages)
+
+
+def list_waits(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [message for message in caplog.messages if message.startswith("the selection waits: ")]
 
 
 @pytest.mark.parametrize("name", ["k_center", "coverage", "mmcsal"])
@@ -116,30 +131,36 @@ def test_the_same_bits_on_any_number_of_actors(
     assert len(expected[name].indices) > 300
 
 
+def begin(shards: Any) -> Search:
+    """Begin a k-center of the pool at its first row."""
+    search = Search(KCenter(), shards, Eligibility(NUM_PAIRS, START))
+    count_start(search, START)
+    return search
+
+
 def list_open(actor: ShardActor) -> list[tuple[str, int]]:
     return [(type(shard).__name__, shard.num_rows) for shard in actor.shards.values()]
 
 
+def look_into(engine: RayEngine) -> list[list[tuple[str, int]]]:
+    return list(ray.get([actor.__ray_call__.remote(list_open) for actor in engine.actors.handles]))
+
+
 def test_actors_hold_the_shards_of_a_phase_as_long_as_it_lasts(engines: dict[int, RayEngine]) -> None:
     engine = engines[4]
-
-    def look() -> list[list[tuple[str, int]]]:
-        return list(ray.get([actor.__ray_call__.remote(list_open) for actor in engine.actors.handles]))
-
-    assert look() == [[]] * 4
+    assert look_into(engine) == [[]] * 4
     farthest = engine.open_k_center(POOL.joint, LABELLED, None)
     other = engine.open_k_center(POOL.joint[:2048], LABELLED, None)
     longer, short, shorter = ("KCenterShard", 2048), ("KCenterShard", 1024), ("KCenterShard", 356)
-    assert look() == [[longer, short], [longer, short], [longer], [shorter]]
+    assert look_into(engine) == [[longer, short], [longer, short], [longer], [shorter]]
     del farthest
-    assert look() == [[short], [short], [], []]
+    assert look_into(engine) == [[short], [short], [], []]
     del other
-    assert look() == [[]] * 4
+    assert look_into(engine) == [[]] * 4
 
 
 def test_the_cells_of_k_center_come_from_the_actors(engines: dict[int, RayEngine]) -> None:
-    labels = np.empty(0, dtype=np.int64)
-    one, two = (select_k_center(POOL, ask(engine, labelled=labels)) for engine in (LocalEngine(1), engines[2]))
+    one, two = (select_k_center(POOL, ask(engine, labelled=NOTHING)) for engine in (LocalEngine(1), engines[2]))
     check_same(two, one)
     assert one.find_cells is not None
     assert two.find_cells is not None
@@ -176,17 +197,111 @@ def test_an_actor_works_on_views_of_the_object_store(engines: dict[int, RayEngin
     assert (num_rows + 1,) in held[1]
 
 
-@pytest.mark.parametrize("killed", [{2: 0}, {1: 1, 4: 1}])
-def test_the_same_bits_after_actors_were_killed(
-    select: dict[str, Callable[[Request], Picks]],
-    expected: dict[str, Picks],
-    caplog: pytest.LogCaptureFixture,
-    killed: dict[int, int],
+def holds(kind: type, held: object) -> bool:
+    """Say whether an object is of a kind or holds one that is, at any depth of lists and attributes."""
+    parts = held if isinstance(held, list) else getattr(held, "__dict__", {}).values()
+    return isinstance(held, kind) or any(holds(kind, part) for part in parts)
+
+
+def test_the_same_bits_however_the_actors_screen(
+    select: dict[str, Callable[[Request], Picks]], expected: dict[str, Picks], engines: dict[int, RayEngine]
 ) -> None:
-    engine = start_engine(2)
+    engine = RayEngine(0, screening="prefix")
+    engine.actors = engines[2].actors
+    looks = list[Any]()
+    find = lambda actor: holds(PrefixScreen, list(actor.shards.values()))  # noqa: E731
+    log = ListLog(on_round=lambda _: looks.extend(actor.__ray_call__.remote(find) for actor in engine.actors.handles))
+    check_same(select["k_center"](ask(engine, log)), expected["k_center"])
+    assert len(looks) >= 8
+    assert all(ray.get(looks))
+
+
+@contextmanager
+def hold_cores(num_cpus: float) -> Iterator[Callable[[], None]]:
+    """Hold cores, without a process on them, until the yielded function is called or the block ends."""
+    group = placement_group([{"CPU": num_cpus}])
+    assert group.wait(30)
+    try:
+        yield lambda: remove_placement_group(group)
+    finally:
+        remove_placement_group(group)
+
+
+def test_a_selection_that_waits_for_a_core_says_so_and_goes_on(
+    engines: dict[int, RayEngine], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def free_when_told() -> None:
+        end = time.monotonic() + 10
+        while not list_waits(caplog) and time.monotonic() < end:
+            time.sleep(0.05)
+        free()
+
+    ray.get([actor.__ray_ready__.remote() for engine in engines.values() for actor in engine.actors.handles])
+    monkeypatch.setattr(selection_engine, "WARN_EVERY_S", 0.2)
+    with hold_cores(0.5) as free:
+        engine = RayEngine(2, num_cpus=0.6)  # 0.8 are left: one actor starts
+        shards = engine.open_k_center(POOL.joint[:2048], NOTHING, None)
+        calls = [actor.__ray_ready__.remote() for actor in engine.actors.handles]
+        (first,), _ = ray.wait(calls)
+        started = calls.index(first)
+        engine.actors.handles[started].__ray_call__.remote(lambda _: time.sleep(1))
+        shards.fetch(np.array([1024 * started]))
+        assert list_waits(caplog) == []
+        threading.Thread(target=free_when_told).start()
+        assert shards.gather("count_compared") == [0, 0]
+    message = list_waits(caplog)[0]
+    assert "1 of its 2 actors have not started, each takes 0.6 CPUs, and 0.2 CPUs are free on all nodes" in message
+    assert "lower resources.selection_actors" in message
+
+
+def test_an_engine_that_goes_asks_for_no_more_cores() -> None:
+    with hold_cores(1.0):
+        engine = RayEngine(2, num_cpus=1.2)
+        shards = engine.open_k_center(POOL.joint, NOTHING, None)
+        calls = [actor.__ray_ready__.remote() for actor in engine.actors.handles]
+        del shards, engine
+        for call in calls:
+            with pytest.raises(RayActorError):
+                ray.get(call, timeout=30)
+
+
+def test_an_update_is_counted_once_and_none_is_left_out(tmp_path: Path) -> None:
+    with threadpool_limits(1):  # what the actor sets for its process
+        actor = ShardActor()
+        actor.open(7, partial(DyingShard, POOL.joint, 0, LABELLED, "", tmp_path / "mark"), [], 0)
+        actor.apply(7, 0, (POOL.joint[:1], NOTHING))
+        actor.apply(7, 1, (POOL.joint[:2], NOTHING))
+        actor.apply(7, 0, (POOL.joint[:1], NOTHING))
+        with pytest.raises(ValueError, match="in their order, got number 3 after 2 updates of the shard of key 7"):
+            actor.apply(7, 3, (POOL.joint[:4], NOTHING))
+        actor.apply(7, 2, (POOL.joint[:3], NOTHING))
+        assert actor.ask(7, "list_counted") == [1, 2, 3]
+
+
+def test_the_same_bits_after_actors_were_killed(
+    select: dict[str, Callable[[Request], Picks]], expected: dict[str, Picks], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, killed = start_engine(2), {1: 1, 2: 0, 4: 1}
+    other, local = (begin(every.open_k_center(POOL.joint, START, None)) for every in (engine, LocalEngine(2, 1)))
     log = ListLog(on_round=lambda number: kill(engine, killed[number]) if number in killed else None)
     check_same(select["k_center"](ask(engine, log)), expected["k_center"])
     assert count_replaced(caplog) == len(killed)
+    assert pick_greedily(other, Limits(BUDGET)) == pick_greedily(local, Limits(BUDGET))
+    assert count_replaced(caplog) == len(killed)
+
+
+def test_shards_of_a_dead_actor_close_and_others_open_in_its_place(caplog: pytest.LogCaptureFixture) -> None:
+    engine = start_engine(1)
+    one, other = (engine.open_k_center(POOL.joint[:num_rows], NOTHING, None) for num_rows in (1024, 2048))
+    one.gather("count_compared")
+    kill(engine, 0)
+    one.gather("count_compared")
+    del other
+    assert look_into(engine) == [[("KCenterShard", 1024)]]
+    kill(engine, 0)
+    del one
+    begin(engine.open_k_center(POOL.joint, START, None))
+    assert count_replaced(caplog) == 2
 
 
 def test_coverage_and_swaps_survive_the_death_of_an_actor(
@@ -250,26 +365,26 @@ class DyingShard(KCenterShard):
         return self.counted
 
 
+@pytest.fixture(scope="module")
+def dying_actors(ray_session: None) -> Iterator[ShardActors]:
+    """Two actors, for `MAX_RESTARTS` tests that each let one of them die."""
+    held = [start_engine(2).actors]
+    yield held[0]
+    held.clear()
+
+
 @pytest.mark.parametrize("method", ["propose", "fetch", "apply"])
 def test_an_actor_that_dies_in_a_call_does_what_it_was_asked_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, method: str
+    dying_actors: ShardActors, tmp_path: Path, caplog: pytest.LogCaptureFixture, method: str
 ) -> None:
-    start = np.array([0])
-
-    def pick(shards: Any) -> list[Round]:
-        search = Search(KCenter(), shards, Eligibility(NUM_PAIRS, start))
-        count_start(search, start)
-        return pick_greedily(search, Limits(BUDGET))
-
-    local = LocalEngine(2, 1).open_k_center(POOL.joint, start, None)
-    spans = split_rows(NUM_PAIRS, 2)
+    local = LocalEngine(2, 1).open_k_center(POOL.joint, START, None)
     opening = {
-        span.start: partial(DyingShard, POOL.joint[span], span.start, start, method, tmp_path / "mark")
-        for span in spans
+        span.start: partial(DyingShard, POOL.joint[span], span.start, START, method, tmp_path / "mark")
+        for span in split_rows(NUM_PAIRS, 2)
     }
-    shards = RayShards(DyingShard, opening, start_engine(2).actors)
-    rounds = pick(shards)
-    assert rounds == pick(local)
+    shards = RayShards(DyingShard, opening, dying_actors)
+    rounds = pick_greedily(begin(shards), Limits(BUDGET))
+    assert rounds == pick_greedily(begin(local), Limits(BUDGET))
     assert count_replaced(caplog) == 1
     assert shards.gather("list_counted") == [[1, *(len(done.rows) for done in rounds)]] * 2
 
@@ -297,11 +412,23 @@ def test_actors_go_on_from_the_log_of_another_engine(
     assert rest.appended == whole.appended[3:]
 
 
-def test_a_node_that_is_lost_changes_no_pick(expected: dict[str, Picks]) -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "tests.pipelines.lost_node"]
+def run_alone(name: str) -> subprocess.CompletedProcess[str]:
+    """Run a module of this folder in a process of its own."""
+    command = [sys.executable, "-W", "ignore", "-m", f"tests.pipelines.{name}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    return done
+
+
+def test_an_engine_of_a_ray_that_was_shut_down_goes_in_silence() -> None:
+    done = run_alone("restarted_ray")
+    job, next_job = done.stdout.split()
+    assert job == next_job
+    assert "Exception ignored" not in done.stderr
+
+
+def test_a_node_that_is_lost_changes_no_pick(expected: dict[str, Picks]) -> None:
+    found = json.loads(run_alone("lost_node").stdout.splitlines()[-1])
     assert found["num_replaced"] >= 1
     assert found["nodes_of_actors"] == 2
     np.testing.assert_array_equal(found["indices"], expected["k_center"].indices)
