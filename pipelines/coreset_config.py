@@ -32,7 +32,8 @@ class CoresetConfig(SelectionConfig):
     labelled: str | tuple[str, ...] | None = Field(
         None,
         description="pairs that are labelled already: they count as picked and are not picked. Pair ids, or a path, "
-        "pattern or URL (read with source_options) of Parquet or CSV with a column pair_id, or of text, an id a line",
+        "pattern or URL (read with source_options) of Parquet or CSV with a column pair_id, or of text, an id a line; "
+        "read once, when the run begins, and not from the run's own folder",
     )
     exclude: str | tuple[str, ...] | None = Field(
         None, description="pairs that leave the pool, neither picked nor represented; given like labelled"
