@@ -8,7 +8,7 @@ not chosen, nor `DataFrame.eval`, which can call Python.
 """
 
 import json
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, MutableMapping
 from typing import Any
 
 import duckdb
@@ -98,20 +98,27 @@ def _refuse_changing(connection: duckdb.DuckDBPyConnection, condition: str, colu
     for name, body in found:
         if body is not None:
             macros.setdefault(name, []).append(body)
-    names = {name.lower() for name in columns}
-
-    def find(text: str) -> str | None:
-        for name in _list_calls(connection, text, names):
-            if name in changing or any(map(find, macros.pop(name, []))):
-                return name
-        return None
-
-    culprit = find(condition)
+    culprit = _find_changing(connection, condition, {name.lower() for name in columns}, changing, macros)
     if culprit is not None:
         raise ConfigError(
             f"where must give the same answer at every call, {condition!r} uses {culprit}; write the value itself, "
             "e.g. DATE '2026-01-31', or md5(pair_id) < '8' for half of the pairs by chance"
         )
+
+
+def _find_changing(
+    connection: duckdb.DuckDBPyConnection,
+    expression: str,
+    columns: Container[str],
+    changing: Container[str],
+    macros: MutableMapping[str, list[str]],
+) -> str | None:
+    """Return what makes an expression change from call to call, if anything; macros are looked into once each."""
+    for name in _list_calls(connection, expression, columns):
+        bodies = macros.pop(name, [])
+        if name in changing or any(_find_changing(connection, body, columns, changing, macros) for body in bodies):
+            return name
+    return None
 
 
 def _list_calls(connection: duckdb.DuckDBPyConnection, expression: str, columns: Container[str]) -> Iterator[str]:
