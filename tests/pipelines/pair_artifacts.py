@@ -1,11 +1,13 @@
 """Finished artifacts of a made pool, for the stages that come after them."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from mmcsal_core.artifacts import Artifact, plan_ranges
+from mmcsal_core.artifacts import Artifact, Manifest, plan_ranges
+from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
 from mmcsal_core.neighbors import NeighborConfig
 from mmcsal_core.neighbors.vectors import Rows, Vectors
 from mmcsal_core.schema import (
@@ -22,13 +24,19 @@ from mmcsal_core.schema import (
     prototype_column,
     uri_column,
 )
+from mmcsal_core.selection.selection_table import RunOrigin
 from mmcsal_core.selection.stored_pool import PoolArtifacts
 from mmcsal_core.storage import Store
+from pipelines import coreset
+from pipelines.coreset_config import CoresetConfig
+from pipelines.coreset_demands import PairLists
 from pipelines.neighbors import NeighborWorker, publish_indexes
 from pipelines.stage_run import StageRun
 from tests.core.pair_pools import ClusteredPool, make_clustered_pool
 
 MODALITIES = ["image", "text"]
+RESOLVED = {name: resolve_modality(name, ModalityConfig()) for name in MODALITIES}
+ORIGIN = RunOrigin("run-1", 7, "e" * 64, "c" * 64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +86,23 @@ def publish_neighbors(made: PairArtifacts, num_neighbors: int, rows_per_shard: i
         worker.run_shard(shard)
     neighbors.finish(plan, properties={"pool": num_pairs, "num_neighbors": num_neighbors})
     return inputs
+
+
+def rank_made(
+    made: PairArtifacts, folder: Path, config: CoresetConfig, lists: PairLists | None = None
+) -> tuple[Artifact, Manifest]:
+    """Run the coreset stage and publish below a folder."""
+    out = Artifact(Store(str(folder)), "selection", coreset.STAGE)
+    manifest = coreset.rank_pairs(
+        inputs=made.locate(),
+        source_options={},
+        modalities=RESOLVED,
+        origin=ORIGIN,
+        config=config,
+        run=StageRun(out, "f"),
+        lists=lists,
+    )
+    return out, manifest
 
 
 def publish(artifact: Artifact, table: pa.Table) -> None:

@@ -12,23 +12,28 @@ import pyarrow.dataset
 import pytest
 
 from mmcsal_core.artifacts import Artifact, Manifest
-from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
 from mmcsal_core.errors import ArtifactError, ConfigError, DataError, GateError
 from mmcsal_core.neighbors import KernelConfig
 from mmcsal_core.schema import PAIR_ID, selection_schema
 from mmcsal_core.selection import select_coreset
-from mmcsal_core.selection.selection_table import RunOrigin
 from mmcsal_core.selection.stored_pool import PoolArtifacts
 from mmcsal_core.storage import Store
 from pipelines.coreset import STAGE, CoresetConfig, rank_pairs
 from pipelines.coreset_demands import hash_pair_lists, read_pair_lists
 from pipelines.stage_run import StageRun
-from tests.pipelines.pair_artifacts import MODALITIES, PairArtifacts, publish, publish_neighbors, write_pair_artifacts
+from tests.pipelines.pair_artifacts import (
+    MODALITIES,
+    ORIGIN,
+    RESOLVED,
+    PairArtifacts,
+    publish,
+    publish_neighbors,
+    rank_made,
+    write_pair_artifacts,
+)
 
 NUM_PAIRS, BUDGET = 400, 30
 KERNEL = KernelConfig(bandwidth_neighbor=20)
-ORIGIN = RunOrigin("run-1", 7, "e" * 64, "c" * 64)
-RESOLVED = {name: resolve_modality(name, ModalityConfig()) for name in MODALITIES}
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +52,7 @@ def rank(made: PairArtifacts, folder: Path, **fields: Any) -> tuple[Artifact, Ma
     given = {"kernel": KERNEL, **fields}
     if "budget_fraction" not in given:
         given.setdefault("budget", BUDGET)
-    out = Artifact(Store(str(folder)), "selection", STAGE)
-    config = CoresetConfig.model_validate(given)
-    manifest = rank_pairs(
-        inputs=made.locate(),
-        source_options={},
-        modalities=RESOLVED,
-        origin=ORIGIN,
-        config=config,
-        run=StageRun(out, "fingerprint"),
-    )
-    return out, manifest
+    return rank_made(made, folder, CoresetConfig.model_validate(given))
 
 
 def test_the_selection_keeps_its_contract(selection: tuple[Artifact, Manifest], made: PairArtifacts) -> None:
@@ -232,18 +227,8 @@ def test_metadata_may_not_be_named_like_a_column_of_the_selection(made: PairArti
     table = made.pairs.read_table().rename_columns({"category": "rank"})
     pairs = Artifact(Store(str(tmp_path)), "pairs", "pairs")
     publish(pairs, table)
-    inputs = PoolArtifacts(**{**made.locate().__dict__, "pairs": pairs})
-    out = Artifact(Store(str(tmp_path)), "selection", STAGE)
-    config = CoresetConfig(budget=3, strategy="random")
     with pytest.raises(DataError, match="got rank; rename the column"):
-        rank_pairs(
-            inputs=inputs,
-            source_options={},
-            modalities=RESOLVED,
-            origin=ORIGIN,
-            config=config,
-            run=StageRun(out, "f"),
-        )
+        rank_made(replace(made, pairs=pairs), tmp_path, CoresetConfig(budget=3, strategy="random"))
 
 
 def test_lists_that_were_read_already_are_not_read_again(made: PairArtifacts, tmp_path: Path) -> None:
@@ -252,16 +237,7 @@ def test_lists_that_were_read_already_are_not_read_again(made: PairArtifacts, tm
     config = CoresetConfig(budget=9, strategy="random", labelled=str(listed))
     lists = read_pair_lists(config, {})
     listed.unlink()
-    out = Artifact(Store(str(tmp_path)), "selection", STAGE)
-    manifest = rank_pairs(
-        inputs=made.locate(),
-        source_options={},
-        modalities=RESOLVED,
-        origin=ORIGIN,
-        config=config,
-        run=StageRun(out, "f"),
-        lists=lists,
-    )
+    out, manifest = rank_made(made, tmp_path, config, lists)
     assert not set(out.read_table()[PAIR_ID].to_pylist()) & set(made.ids[:4])
     assert manifest.properties["lists"] == hash_pair_lists(lists)
 

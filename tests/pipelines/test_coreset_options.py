@@ -13,23 +13,25 @@ import pyarrow.compute as pc
 import pytest
 
 from mmcsal_core.artifacts import Artifact, Manifest
-from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
 from mmcsal_core.errors import ConfigError, DataError, GateError
 from mmcsal_core.neighbors import KernelConfig, NeighborConfig
 from mmcsal_core.schema import PAIR_ID
 from mmcsal_core.selection import select_coreset
-from mmcsal_core.selection.selection_table import RunOrigin
 from mmcsal_core.selection.stored_pool import MIN_BATCH_EDGES, read_pool, restrict_neighbors
 from mmcsal_core.storage import Store
 from mmcsal_core.validation import validate_run
 from mmcsal_core.validation_selection import find_selection_problems
-from pipelines.coreset import STAGE, CoresetConfig, rank_pairs
-from pipelines.stage_run import StageRun
-from tests.pipelines.pair_artifacts import MODALITIES, PairArtifacts, publish, publish_neighbors, write_pair_artifacts
+from pipelines.coreset import CoresetConfig
+from tests.pipelines.pair_artifacts import (
+    MODALITIES,
+    PairArtifacts,
+    publish,
+    publish_neighbors,
+    rank_made,
+    write_pair_artifacts,
+)
 
 NUM_PAIRS, BUDGET = 300, 24
-RESOLVED = {name: resolve_modality(name, ModalityConfig()) for name in MODALITIES}
-ORIGIN = RunOrigin("run-1", 7, "e" * 64, "c" * 64)
 KERNEL = KernelConfig(bandwidth_neighbor=20)
 KINDS = np.random.default_rng(0).choice(["cat", "dog", "owl", None], NUM_PAIRS, p=[0.6, 0.25, 0.1, 0.05])  # type: ignore[arg-type]
 PRICES = np.random.default_rng(1).integers(1, 7, NUM_PAIRS) / 2
@@ -48,16 +50,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> PairArtifacts:
 
 
 def rank(made: PairArtifacts, folder: Path, **fields: Any) -> tuple[Artifact, Manifest]:
-    out = Artifact(Store(str(folder)), "selection", STAGE)
     config = CoresetConfig.model_validate({"kernel": KERNEL, "search": NeighborConfig(num_neighbors=24), **fields})
-    manifest = rank_pairs(
-        inputs=made.locate(),
-        source_options={},
-        modalities=RESOLVED,
-        origin=ORIGIN,
-        config=config,
-        run=StageRun(out, "f"),
-    )
+    out, manifest = rank_made(made, folder, config)
     pool = manifest.properties["pool"]
     assert find_selection_problems(out.read_table(), pool) == []
     assert pool + manifest.properties["left_out"] == manifest.pairs_out == NUM_PAIRS
