@@ -2,7 +2,8 @@
 
 Unknown keys are refused with the nearest known one. Relative paths are relative to the working directory and become
 absolute here, since workers do not share it. `resources`, `ray`, `pricing`, `max_reject_fraction` and the storage
-options change no result and enter no fingerprint.
+options enter no fingerprint, except that the encoder's holds workers, threads and device of the training, which change
+its last bits.
 """
 
 import difflib
