@@ -9,7 +9,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from mmcsal_core.selection.k_center import select_k_center
-from tests.pipelines.test_selection_engine import POOL, ListLog, ask, start_engine
+from tests.pipelines.pool_selections import POOL, ListLog, ask, start_engine
 
 SETTINGS = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
 
@@ -41,7 +41,7 @@ def start_cluster() -> Iterator[Cluster]:
 def main() -> None:
     """Print the picks, the actors that were replaced, and the number of nodes that the first actors lay on."""
     counter, nodes = Counter(), list[str]()
-    logging.getLogger("pipelines.selection_engine").addHandler(counter)
+    logging.getLogger("pipelines.shard_actors").addHandler(counter)
 
     def lose_node(number: int) -> None:
         if number == 2:
