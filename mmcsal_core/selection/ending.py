@@ -6,10 +6,8 @@ order of their rows, with gain 0 and the phase `exhausted`, unless the configura
 
 import numpy as np
 
-from mmcsal_core.neighbors.vectors import Rows
 from mmcsal_core.selection.constraints.demands import is_distance_the_gain
 from mmcsal_core.selection.coreset import Ending, Picks, Request, collect_picks
-from mmcsal_core.selection.engine.eligibility import Eligibility
 
 EXHAUSTED = "exhausted"
 
@@ -24,7 +22,7 @@ def end_selection(picks: Picks, request: Request, num_rows: int) -> tuple[Picks,
     """
     if len(picks.indices) == request.budget:
         return picks, Ending("budget")
-    eligibility = resume_eligibility(request, num_rows, picks.indices)
+    eligibility = request.constraints.resume(num_rows, request.labelled, picks.indices)
     open_rows = np.flatnonzero(eligibility.is_open)
     if len(open_rows) == 0 or _ends_by_distance(request):
         return picks, Ending("constraints")
@@ -44,11 +42,3 @@ def _ends_by_distance(request: Request) -> bool:
     if config.min_distance is None or not is_distance_the_gain(config, request.constraints.costs):
         return False
     return config.min_distance >= (config.min_gain or 0.0)
-
-
-def resume_eligibility(request: Request, num_rows: int, picks: Rows) -> Eligibility:
-    """Return who may still be picked after given picks."""
-    eligibility = request.constraints.begin(num_rows, request.labelled)
-    for row in picks.tolist():
-        eligibility.take(row)
-    return eligibility

@@ -75,9 +75,7 @@ def _limit_coverage(shards: Shards, objective: Cover, request: Request) -> Limit
 
 def _spread(pool: Pool, graph: PairGraph, picks: Rows, request: Request) -> Picks:
     """Continue by k-center among the pairs that are neither untypical nor suspicious; those come last."""
-    eligibility = request.constraints.begin(pool.num_pairs, request.labelled)
-    for row in picks.tolist():
-        eligibility.take(row)
+    eligibility = request.constraints.resume(pool.num_pairs, request.labelled, picks)
     num_left = request.budget - len(picks)
     centers = np.concatenate([picks, request.labelled])
     outliers = np.flatnonzero(find_outliers(graph, request.config.outlier_fraction))

@@ -52,23 +52,21 @@ def select_probcover(pool: Pool, request: Request) -> Picks:
     is_ended = request.config.min_gain is not None or len(covering.indices) == request.budget
     if is_ended or len(centers) == 0:
         return covering
-    eligibility = request.constraints.begin(pool.num_pairs, request.labelled)
-    for row in covering.indices.tolist():
-        eligibility.take(row)
+    eligibility = request.constraints.resume(pool.num_pairs, request.labelled, covering.indices)
     limits = Limits(request.budget - len(covering.indices))
     return covering.followed_by(continue_k_center(pool, centers, eligibility, request, limits, "k_center"))
 
 
 def _cover(kernel: sparse.csr_array, request: Request) -> Picks:
     """Cover until no more row would be covered, or the gain is too small; take the tie rule out of the terms."""
-    num_rows, costs = kernel.shape[0], request.constraints.costs
+    num_rows = kernel.shape[0]
     eligibility = request.constraints.begin(num_rows, request.labelled)
-    objective = Cover(np.ones(num_rows), 0.0, costs)
+    objective = Cover(np.ones(num_rows), 0.0)
     shards = request.engine.open_cover(kernel, objective, eligibility.list_closed())
     limits = Limits(request.budget, min_rise=0.5 / num_rows)
     picks = search_cover(objective, shards, eligibility, request, limits, "probcover")
     counted = replace(picks, terms=np.rint(picks.terms * num_rows) / num_rows)
-    return counted.until(Limits(request.budget, request.least_gain, costs=costs))
+    return counted.until(Limits(request.budget, request.least_gain))
 
 
 def build_ball_kernel(joint: Vectors, radius: float, search: NeighborConfig) -> sparse.csr_array:

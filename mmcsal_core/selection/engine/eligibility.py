@@ -90,3 +90,10 @@ class Constraints:
     def begin(self, num_rows: int, labelled: Rows) -> Eligibility:
         """Return the open rows before the first pick."""
         return Eligibility(num_rows, np.union1d(self.closed, labelled), self.make_rules())
+
+    def resume(self, num_rows: int, labelled: Rows, picks: Rows) -> Eligibility:
+        """Return the open rows after given picks."""
+        eligibility = self.begin(num_rows, labelled)
+        for row in picks.tolist():
+            eligibility.take(row)
+        return eligibility
