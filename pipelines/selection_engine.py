@@ -24,10 +24,9 @@ from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError
 from scipy import sparse
 
 from mmcsal_core.neighbors.vectors import Floats, Rows
-from mmcsal_core.neighbors.whole_kernel import Whole
 from mmcsal_core.selection.engine.cover import CoverShard
 from mmcsal_core.selection.engine.cover_objective import Cover
-from mmcsal_core.selection.engine.engines import Engine, LocalEngine, describe_cover, split_rows
+from mmcsal_core.selection.engine.engines import Engine, LocalEngine, describe_cover_shard, split_rows
 from mmcsal_core.selection.engine.k_center import KCenterShard
 from mmcsal_core.selection.engine.local_shards import Shard, fetch_parts
 from mmcsal_core.selection.engine.proposals import Proposal, merge_proposals, share_rows
@@ -182,19 +181,3 @@ def _close_shards(opened: Mapping[int, _OpenedShard], key: int, session: Session
     if is_connected(session):
         for shard in opened.values():
             shard.actor.close.remote(key)
-
-
-def describe_cover_shard(kernel: sparse.csr_array, span: slice, objective: Cover, closed: Rows) -> OpenShard:
-    """Return what opens the shard of a span of rows, holding views of their edges; arguments as in `open_cover`."""
-    edges = slice(*kernel.indptr[[span.start, span.stop]].tolist())
-    starts = kernel.indptr[span.start : span.stop + 1] - edges.start
-    shape = (len(starts) - 1, kernel.shape[1])
-    own = sparse.csr_array((kernel.data[edges], kernel.indices[edges], starts), shape=shape)  # small index type
-    arrays = (own.data, own.indices, own.indptr)
-    return partial(_open_cover_shard, arrays, shape, span.start, describe_cover(objective, span, closed))
-
-
-def _open_cover_shard(
-    arrays: tuple[Whole, Rows, Rows], shape: tuple[int, int], first_row: int, known: Mapping[str, Any]
-) -> CoverShard:
-    return CoverShard(sparse.csr_array(arrays, shape=shape), first_row, **known)

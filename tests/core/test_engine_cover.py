@@ -13,6 +13,7 @@ from mmcsal_core.selection.engine import cover, lazy_blocks
 from mmcsal_core.selection.engine.cover import CoverShard, repel
 from mmcsal_core.selection.engine.cover_objective import Cover
 from mmcsal_core.selection.engine.eligibility import NO_ROWS, Eligibility, Rule
+from mmcsal_core.selection.engine.engines import LocalEngine
 from mmcsal_core.selection.engine.lazy_blocks import Limits, Round, Search, count_start, pick_greedily
 from mmcsal_core.selection.engine.local_shards import LocalShards
 
@@ -159,3 +160,15 @@ def test_closed_rows_are_not_proposed() -> None:
 def empty_hot_set() -> tuple[Rows, sparse.csr_array, Rows, sparse.csr_array]:
     empty = sparse.csr_array((0, NUM_ROWS), dtype=np.int32)
     return NO_ROWS, empty, NO_ROWS, empty
+
+
+@pytest.mark.parametrize("num_shards", [1, 3])
+def test_the_shards_of_a_process_hold_views_of_the_kernel(num_shards: int) -> None:
+    num_rows = 2500
+    kernel = round_graph(sparse.random_array((num_rows, num_rows), density=0.01, format="csr", rng=0))
+    shards = LocalEngine(num_shards, 1).open_cover(kernel, Cover(np.ones(num_rows), 0.0), NO_ROWS)
+    held = shards.gather("__getattribute__", "_kernel")
+    assert len(held) == num_shards
+    assert all(np.shares_memory(own.data, kernel.data) for own in held)
+    assert all(np.shares_memory(own.indices, kernel.indices) for own in held)
+    assert (sparse.vstack(held) != kernel).nnz == 0

@@ -1,6 +1,8 @@
 """Where the shards of an objective live: an engine opens them. `LocalEngine` keeps them in this process."""
 
 import os
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,6 +11,7 @@ from scipy import sparse
 
 from mmcsal_core.errors import ConfigError
 from mmcsal_core.neighbors.vectors import Floats, Rows, iter_blocks
+from mmcsal_core.neighbors.whole_kernel import Whole
 from mmcsal_core.selection.engine.cover import CoverShard
 from mmcsal_core.selection.engine.cover_objective import Cover
 from mmcsal_core.selection.engine.k_center import BLOCK_ROWS, KCenterShard
@@ -71,14 +74,7 @@ class LocalEngine:
     def open_cover(self, kernel: sparse.csr_array, objective: Cover, closed: Rows) -> Shards:
         """Return shards of `CoverShard`."""
         spans = split_rows(kernel.shape[0], self._num_shards)
-        shards = [
-            CoverShard(
-                kernel if len(spans) == 1 else kernel[span],
-                span.start,
-                **describe_cover(objective, span, closed),
-            )
-            for span in spans
-        ]
+        shards = [describe_cover_shard(kernel, span, objective, closed)() for span in spans]
         return LocalShards(shards, self._num_threads)
 
     def open_k_center(self, vectors: npt.NDArray[np.floating], closed: Rows, costs: Floats | None) -> Shards:
@@ -102,15 +98,30 @@ def _count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def describe_cover(objective: Cover, span: slice, closed: Rows) -> dict[str, Any]:
-    """Return what a `CoverShard` of a span of rows needs to know beside its edges."""
-    return {
+def describe_cover_shard(
+    kernel: sparse.csr_array, span: slice, objective: Cover, closed: Rows
+) -> Callable[[], CoverShard]:
+    """Return what opens the shard of a span of rows, holding views of their edges; arguments as in `open_cover`."""
+    edges = slice(*kernel.indptr[[span.start, span.stop]].tolist())
+    starts = kernel.indptr[span.start : span.stop + 1] - edges.start
+    index_type = np.int32 if max(starts[-1], kernel.shape[1]) < 2**31 else np.int64
+    indices, starts = (each.astype(index_type, copy=False) for each in (kernel.indices[edges], starts))
+    known = {
         "trust": objective.trust[span],
         "lambda_div": objective.lambda_div,
         "closed": closed,
         "costs": None if objective.costs is None else objective.costs[span],
         "floor": objective.floor,
     }
+    return partial(_open_cover_shard, (kernel.data[edges], indices, starts), kernel.shape[1], span.start, known)
+
+
+def _open_cover_shard(
+    arrays: tuple[Whole, Rows, Rows], num_columns: int, first_row: int, known: Mapping[str, Any]
+) -> CoverShard:
+    own = sparse.csr_array((len(arrays[2]) - 1, num_columns), dtype=np.int32)
+    own.data, own.indices, own.indptr = arrays  # given to the constructor, views of less than half would be copied
+    return CoverShard(own, first_row, **known)
 
 
 def split_rows(num_rows: int, num_shards: int) -> list[slice]:
