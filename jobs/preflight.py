@@ -14,10 +14,10 @@ from mmcsal_core.corpus.sources.pairs import pair_schema
 from mmcsal_core.errors import ConfigError
 from mmcsal_core.selection.alignment_filter import select_alignment
 from mmcsal_core.selection.coreset import Request
+from mmcsal_core.selection.engine.eligibility import NO_ROWS
 from mmcsal_core.selection.kmeans import select_kmeans
 from mmcsal_core.selection.pool import make_pool
 from mmcsal_core.selection.space import restrict_pool
-from mmcsal_core.selection.strategies import NO_LABELS
 from mmcsal_core.storage import Store
 from pipelines.coreset_demands import PairLists, check_columns, check_condition, read_pair_lists
 
@@ -57,7 +57,7 @@ def _rehearse(config: JobConfig, num_labelled: int) -> None:
     spaces = one if config.neighbors.backbone_dims > 0 else {}
     pool = restrict_pool(make_pool(one, spaces=spaces, weights=selection.modality_weights), selection)
     if selection.strategy == "alignment":
-        select_alignment(pool, Request(1, NO_LABELS, config.seed, selection))
+        select_alignment(pool, Request(1, NO_ROWS, config.seed, selection))
     if selection.strategy == "kmeans" and num_labelled > 0:
         select_kmeans(pool, Request(1, np.arange(num_labelled), config.seed, selection))
 

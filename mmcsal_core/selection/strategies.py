@@ -19,6 +19,7 @@ from mmcsal_core.selection.constraints.demands import Demands, settle_demands
 from mmcsal_core.selection.coreset import Coreset, Request, Selector, describe_picks
 from mmcsal_core.selection.coverage import select_coverage
 from mmcsal_core.selection.ending import end_selection
+from mmcsal_core.selection.engine.eligibility import NO_ROWS
 from mmcsal_core.selection.k_center import select_k_center
 from mmcsal_core.selection.kmeans import select_kmeans
 from mmcsal_core.selection.maxherding import select_maxherding
@@ -43,9 +44,6 @@ SELECTORS: dict[Strategy, Selector] = {
     "activeft": select_activeft,
     "alignment": select_alignment,
 }
-
-NO_LABELS: Rows = np.empty(0, dtype=np.int64)
-"""The labelled rows of a cold start."""
 
 
 def select_coreset(
@@ -86,7 +84,7 @@ def select_coreset(
     if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int | np.integer)):
         raise ConfigError(f"the budget is a whole number of rows, got {budget!r}; write e.g. int({budget})")
     pool = make_pool(embeddings, features, weights=chosen.modality_weights)
-    rows = NO_LABELS if labelled is None else _read_labelled(labelled)
+    rows = NO_ROWS if labelled is None else _read_labelled(labelled)
     _check_labelled(pool, rows)
     settled = settle_demands(pool, rows, chosen, Demands(budget))
     return select_from_pool(pool, Request(settled.budget, rows, seed, chosen, settled.constraints))

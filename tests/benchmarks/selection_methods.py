@@ -20,9 +20,10 @@ from mmcsal_core.neighbors.relations import Relation, list_shared_relations, mea
 from mmcsal_core.neighbors.vectors import Floats, Rows, Vectors, iter_blocks, scale_to_unit
 from mmcsal_core.selection import SelectionConfig, select_coreset
 from mmcsal_core.selection.coreset import Request
+from mmcsal_core.selection.engine.eligibility import NO_ROWS
 from mmcsal_core.selection.engine.engines import LocalEngine
 from mmcsal_core.selection.pool import make_pool
-from mmcsal_core.selection.strategies import NO_LABELS, SELECTORS, select_from_pool
+from mmcsal_core.selection.strategies import SELECTORS, select_from_pool
 from tests.benchmarks.selection_pools import SEED, split_modalities
 
 Task: TypeAlias = Literal["k-center", "coverage"]
@@ -140,7 +141,7 @@ def run_screened_k_center(problem: Problem) -> Answer:
     """Run the strategy `k_center` with products of bytes instead of float32."""
     pool = make_pool({"joint": problem.vectors})
     config = SelectionConfig(strategy="k_center")
-    request = Request(problem.num_picks, NO_LABELS, 0, config, engine=LocalEngine(screening="int8"))
+    request = Request(problem.num_picks, NO_ROWS, 0, config, engine=LocalEngine(screening="int8"))
     return Answer(select_from_pool(pool, request).indices)
 
 

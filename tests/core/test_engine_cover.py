@@ -8,7 +8,7 @@ import pytest
 from scipy import sparse
 
 from mmcsal_core.neighbors.vectors import Floats, Rows
-from mmcsal_core.neighbors.whole_kernel import UNIT, round_graph, scale_by_trust
+from mmcsal_core.neighbors.whole_kernel import round_graph, scale_by_trust
 from mmcsal_core.selection.engine import cover, lazy_blocks
 from mmcsal_core.selection.engine.cover import CoverShard, repel
 from mmcsal_core.selection.engine.cover_objective import Cover
@@ -138,7 +138,7 @@ def test_corrected_values_equal_recomputed_ones(ends: list[int]) -> None:
     np.testing.assert_array_equal(np.concatenate([shard.read_values() for shard in run.own]), expected)
     parts = [shard.fetch(np.arange(shard.first_row, shard.first_row + shard.num_rows)) for shard in run.own]
     np.testing.assert_array_equal(np.concatenate([part.nearest for part in parts]), dense[picks].max(axis=0))
-    assert run.objective.measure_coverage() == trusted[picks].max(axis=0).sum() / UNIT / NUM_ROWS
+    np.testing.assert_array_equal(run.objective.covered, trusted[picks].max(axis=0))
 
 
 def test_a_run_resumes_from_any_round_on_any_shards() -> None:

@@ -17,7 +17,7 @@ from mmcsal_core.selection import SelectionConfig, select_coreset
 from mmcsal_core.selection.coreset import Request
 from mmcsal_core.selection.covering import cover_greedily, search_cover
 from mmcsal_core.selection.engine.cover_objective import Cover
-from mmcsal_core.selection.engine.eligibility import Constraints, Eligibility
+from mmcsal_core.selection.engine.eligibility import NO_ROWS, Constraints, Eligibility
 from mmcsal_core.selection.engine.engines import LocalEngine
 from mmcsal_core.selection.engine.lazy_blocks import Limits
 from mmcsal_core.selection.horizon import find_horizon
@@ -26,7 +26,6 @@ from mmcsal_core.selection.pair_graph import PairGraph, build_pair_graph
 from mmcsal_core.selection.pool import make_pool
 from mmcsal_core.selection.refine import Swaps, find_cells
 from mmcsal_core.selection.stored_pool import read_neighbors
-from mmcsal_core.selection.strategies import NO_LABELS
 from mmcsal_core.storage import Store
 from tests.core.pair_pools import make_clustered_pool
 from tests.core.plain_greedy import CoverState, greedy_cover
@@ -70,7 +69,7 @@ def pick_by_brute_force(graph: PairGraph, budget: int, config: SelectionConfig) 
 def test_lazy_greedy_picks_what_brute_force_picks(seed: int, lambda_div: float, lambda_align: float) -> None:
     graph = build_graph(80, seed=seed)
     config = CONFIG.model_copy(update={"lambda_div": lambda_div, "lambda_align": lambda_align})
-    picks = cover_graph(graph, Request(25, NO_LABELS, 0, config))
+    picks = cover_graph(graph, Request(25, NO_ROWS, 0, config))
     expected, gains = pick_by_brute_force(graph, 25, config)
     assert picks.indices.tolist() == expected
     np.testing.assert_allclose(picks.terms.sum(axis=1), gains, atol=1e-8)
@@ -80,7 +79,7 @@ def test_greedy_coverage_is_within_its_bound_of_the_optimum() -> None:
     graph = build_graph(16, num_neighbors=15)
     dense, trust = to_dense(graph), np.ones(16)
     best = max(measure_coverage(dense, trust, picks) for picks in map(list, itertools.combinations(range(16), 3)))
-    picks = cover_greedily(graph.kernel, Request(3, NO_LABELS, 0, CONFIG), "coverage")
+    picks = cover_greedily(graph.kernel, Request(3, NO_ROWS, 0, CONFIG), "coverage")
     reached = measure_coverage(dense, trust, picks.indices.tolist())
     assert reached >= (1 - 1 / np.e) * best
     assert reached >= 0.95 * best
@@ -90,7 +89,7 @@ def test_coverage_on_neighbours_is_near_that_on_the_dense_kernel() -> None:
     dense, near = build_graph(300, num_neighbors=299), build_graph(300, num_neighbors=40)
 
     def cover(graph: PairGraph) -> list[int]:
-        picks: list[int] = cover_greedily(graph.kernel, Request(30, NO_LABELS, 0, CONFIG), "coverage").indices.tolist()
+        picks: list[int] = cover_greedily(graph.kernel, Request(30, NO_ROWS, 0, CONFIG), "coverage").indices.tolist()
         return picks
 
     values = [measure_coverage(to_dense(dense), np.ones(300), cover(graph)) for graph in (near, dense)]
@@ -102,21 +101,21 @@ def test_the_engine_picks_what_the_plain_lazy_heap_picks() -> None:
     kernel, trust = graph.kernel / UNIT, 1 - 0.5 * graph.suspicion
     expected = greedy_cover(CoverState(kernel, trust, 0.3, graph.floor / UNIT), np.arange(2500), 400)
     config = CONFIG.model_copy(update={"lambda_div": 0.3})
-    picks = cover_graph(graph, Request(400, NO_LABELS, 0, config))
+    picks = cover_graph(graph, Request(400, NO_ROWS, 0, config))
     np.testing.assert_array_equal(picks.indices, expected.indices)
     np.testing.assert_allclose(picks.terms, expected.terms, atol=1e-8)
 
 
 def test_ties_go_to_the_lowest_row() -> None:
     kernel = round_graph(sparse.eye_array(5, format="csr"))
-    request = Request(3, NO_LABELS, 0, CONFIG, constraints=Constraints(np.array([0, 1])))
+    request = Request(3, NO_ROWS, 0, CONFIG, constraints=Constraints(np.array([0, 1])))
     assert cover_greedily(kernel, request, "coverage").indices.tolist() == [2, 3, 4]
 
 
 def test_greedy_stops_before_a_rise_below_the_minimum() -> None:
     kernel, objective = round_graph(sparse.csr_array(np.diag([1.0, 0.7, 0.4, 0.1]))), Cover(np.ones(4), 0.0)
-    shards = LocalEngine().open_cover(kernel, objective, NO_LABELS)
-    request = Request(4, NO_LABELS, 0, CONFIG)
+    shards = LocalEngine().open_cover(kernel, objective, NO_ROWS)
+    request = Request(4, NO_ROWS, 0, CONFIG)
     picks = search_cover(objective, shards, Eligibility(4), request, Limits(4, min_rise=0.05), "coverage")
     assert picks.indices.tolist() == [0, 1, 2]
 
@@ -149,8 +148,8 @@ def test_swaps_never_lower_coverage_and_leave_fixed_rows_alone(seed: int) -> Non
 
 
 def move_once(graph: PairGraph, trust: Floats, picks: Sequence[int], max_rounds: int = 1) -> list[int]:
-    shards = LocalEngine().open_cover(graph.kernel, Cover(trust, 0.0, floor=graph.floor), NO_LABELS)
-    swaps = Swaps(shards, trust, NO_LABELS, graph.floor, np.ones(len(trust), dtype=bool))
+    shards = LocalEngine().open_cover(graph.kernel, Cover(trust, 0.0, floor=graph.floor), NO_ROWS)
+    swaps = Swaps(shards, trust, NO_ROWS, graph.floor, np.ones(len(trust), dtype=bool))
     moved: list[int] = swaps.move(np.array(picks), max_rounds).tolist()
     return moved
 
@@ -187,8 +186,8 @@ def test_swaps_never_lower_coverage_where_there_is_hardly_any_trust() -> None:
 def test_refined_picks_cover_no_less_and_are_ranked_by_greedy() -> None:
     graph = build_graph(200)
     trust, floor = 1 - 0.5 * graph.suspicion, graph.floor / UNIT
-    strict = cover_graph(graph, Request(15, NO_LABELS, 0, CONFIG))
-    refined = cover_graph(graph, Request(15, NO_LABELS, 0, CONFIG.model_copy(update={"refine": "swap"})))
+    strict = cover_graph(graph, Request(15, NO_ROWS, 0, CONFIG))
+    refined = cover_graph(graph, Request(15, NO_ROWS, 0, CONFIG.model_copy(update={"refine": "swap"})))
     dense = to_dense(graph)
     coverage = [measure_coverage(dense, trust, picks.indices.tolist(), floor) for picks in (strict, refined)]
     assert coverage[1] >= coverage[0]
@@ -254,7 +253,7 @@ def test_counting_above_the_horizon_reaches_the_value_of_dense_greedy(budget: in
     kernel = to_dense(dense)
 
     def cover(graph: PairGraph, floor: Whole) -> float:
-        request = Request(budget, NO_LABELS, 0, CONFIG)
+        request = Request(budget, NO_ROWS, 0, CONFIG)
         picks = cover_greedily(graph.kernel, request, "coverage", floor).indices
         return measure_coverage(kernel, np.ones(1500), picks.tolist())
 

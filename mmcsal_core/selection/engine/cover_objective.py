@@ -67,10 +67,6 @@ class Cover:
         """Count picks, as every shard does."""
         np.maximum.at(self.covered, update.columns, update.trusted)
 
-    def measure_coverage(self) -> float:
-        """Return F of the picks so far."""
-        return float((self.covered - self.floor).sum(dtype=np.int64)) / UNIT / len(self.covered)
-
 
 class CoverHotSet:
     """Candidates and the part of the pool that they touch.

@@ -71,10 +71,6 @@ class KCenterShard:
         self._nearest.compare_all()
         return self._nearest.ranks, self._nearest.squared
 
-    def count_compared(self) -> int:
-        """Return how many rows have been compared with a pick, each as often as that is so."""
-        return self._nearest.count_compared()
-
     @staticmethod
     def join(parts: Sequence[tuple[Vectors, Vectors]], order: Rows) -> tuple[Vectors, Vectors]:
         """Join what several shards fetched."""

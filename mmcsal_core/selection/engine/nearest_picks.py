@@ -96,10 +96,6 @@ class NearestPicks:
         """Bring every row up to date."""
         self._compare(np.arange(len(self.squared)), 0.0, None)
 
-    def count_compared(self) -> int:
-        """Return how many rows have been compared with a pick, each as often as that is so."""
-        return int(self._num_compared.sum(dtype=np.int64))
-
     def find_needed(self, squared: Vectors) -> Vectors:
         """Return the cosines below which a pick is no nearer than given squared distances, whatever the rounding."""
         needed: Vectors = 1 - (squared + np.float32(self.rounding)) / 2
