@@ -29,8 +29,10 @@ types: $(VENV)/.dev
 imports: $(VENV)/.dev
 	$(BIN)/lint-imports
 
+# two processes, each with a Ray of its own; a module's tests stay in one
+PYTEST ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
 tests: $(VENV)/.dev
-	$(THREADS) $(BIN)/python -m pytest --ignore=tests/hub --durations=10
+	$(THREADS) $(BIN)/python -m pytest --ignore=tests/hub --durations=10 $(PYTEST)
 
 # open_clip needs torchvision, which needs a torch of its own: a second environment, several GB
 test-hub: $(HUB_VENV)/.hub

@@ -38,7 +38,16 @@ def install_chromium() -> None:
             f"the browser tests need one of {', '.join(NAMES)} on PATH; install it, e.g. apt-get install chromium"
         )
     subprocess.run(["apt-get", "update", "-qq"], check=True, timeout=300)
-    command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"]
+    command = [
+        "apt-get",
+        "-o",
+        "DPkg::Lock::Timeout=600",
+        "install",
+        "-y",
+        "-qq",
+        "--no-install-recommends",
+        "chromium",
+    ]
     subprocess.run(command, check=True, timeout=600, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
 
 
