@@ -1,7 +1,8 @@
 """This project's selection against plain numpy and other packages on the same rows; writes docs/benchmarks.md.
 
 `make bench-selection PROFILE=standard` runs it. Each run is a process of its own and its figures are kept, so that a
-stopped benchmark continues; `--retry` runs again what failed, `--fresh` everything.
+stopped benchmark continues; `--retry` runs again what failed, `--fresh` everything. Tables that are not measured stay
+in the document as they were.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from tests.benchmarks.selection_machine import describe_machine
 from tests.benchmarks.selection_methods import Method, Problem
 from tests.benchmarks.selection_peers import PEERS
 from tests.benchmarks.selection_quality import Agreement, compare_distances, compare_gains, measure_quality
-from tests.benchmarks.selection_report import Occasion, Table, render_report
+from tests.benchmarks.selection_report import Occasion, find_table, render_report, render_table
 from tests.benchmarks.selection_results import Result, ResultFile, find_version, fingerprint_method
 from tests.benchmarks.selection_rows import DIFFERENT, find_reason, find_results, make_rows
 from tests.benchmarks.selection_sources import prepare_pool
@@ -129,23 +130,23 @@ def run_groups(
             print(f"    {method.name}, {run.num_picks} picks: {figures}", flush=True)
 
 
-def write_report(bench: Bench, groups: Sequence[Group], results: ResultFile, command: str) -> str:
-    """Render the document from all results that are there."""
-    tables, not_run, dates = [], [], []
+def write_report(bench: Bench, groups: Sequence[Group], results: ResultFile, command: str, earlier: str = "") -> str:
+    """Render the document from all results that are there, and the tables of an earlier one where there are none."""
+    machine = describe_machine(("numpy", "scipy", "scikit-learn", "torch"))
+    tables, not_run = [], []
     for group in groups:
         found = find_results(group, results.find)
-        if found is None:
+        if found is not None:
+            dates = [result.started[:10] for result in found.values() if result.started]
+            tables.append(render_table(group, make_rows(group, found, bench.compare), machine, dates))
+        elif (kept := find_table(earlier, group)) is not None:
+            tables.append(kept)
+        else:
             not_run.append(group)
-            continue
-        dates += [result.started[:10] for result in found.values() if result.started]
-        tables.append(Table(group, make_rows(group, found, bench.compare)))
     peers = {method.package for methods in PEERS.values() for method in methods if method.package}
     versions = [f"{name} {find_version(name) or 'not installed'}" for name in sorted(peers)]
-    packages = ("numpy", "scipy", "scikit-learn", "torch")
-    machine = describe_machine(packages)
     notes = (f"One run may take {bench.limit_s:.0f} s and {bench.memory_bytes / 2**30:.0f} GiB of heap",)
-    occasion = Occasion(command, min(dates, default=""), max(dates, default=""), machine, versions, notes)
-    return render_report(occasion, tables, not_run)
+    return render_report(Occasion(command, machine, versions, notes), tables, not_run)
 
 
 def list_reported(profile: str) -> list[Group]:
@@ -179,7 +180,8 @@ def main(arguments: Sequence[str]) -> None:
     results = ResultFile(bench.results_path)
     run_groups(bench, list_groups(asked.profile), results, asked.only, retry=asked.retry)
     command = f"make bench-selection PROFILE={asked.profile}"
-    text = write_report(bench, list_reported(asked.profile), results, command)
+    earlier = asked.output.read_text(encoding="utf-8") if asked.output.exists() else ""
+    text = write_report(bench, list_reported(asked.profile), results, command, earlier)
     asked.output.write_text(text, encoding="utf-8")
     print(f"wrote {asked.output}")
     if DIFFERENT in text:

@@ -1,19 +1,26 @@
-"""Writes docs/benchmarks.md: what was run on which machine, one table a group, what was not run."""
+"""Writes docs/benchmarks.md: what was run on which machine, one table a group, what was not run.
 
+A whole grid takes longer than most machines are lent for, so a table stays in the document until it is measured again.
+All rows of a table come from one machine, which the table names.
+"""
+
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tests.benchmarks.selection_cases import TIMED_PICKS, Group
 from tests.benchmarks.selection_machine import Machine
 from tests.benchmarks.selection_pools import DESCRIPTIONS
-from tests.benchmarks.selection_rows import COVERAGE_COLUMNS, K_CENTER_COLUMNS
+from tests.benchmarks.selection_rows import COVERAGE_COLUMNS, GREEDY_ALONE, K_CENTER_COLUMNS
 
 TITLE = "# Benchmarks of selection"
 SECTIONS = ("## What was run", "## How to read the tables", "## Results", "## Not run")
 
 HOW_TO_READ = f"""\
-Each row is a process of its own, held to one core and one BLAS thread. The pool is read from a memory-mapped file
-whose pages are touched before the clock starts; imports and a first call on 512 rows come before it too.
+The rows of a table were measured on one machine, which the table names with the rate of numpy's float32 matrix
+product on one of its threads; compare ratios between tables, not seconds. Each row is a process of its own, held to
+one core and one BLAS thread. The pool is read from a memory-mapped file whose pages are touched before the clock
+starts; imports and a first call on 512 rows come before it too.
 
 - **same picks**: picks of exact methods are compared with the reference of the table, in pick order; `tie` says
   that two rows whose values differ by less than 1e-6 (in float64, in brackets) were ranked the other way round,
@@ -24,8 +31,7 @@ whose pages are touched before the clock starts; imports and a first call on 512
 - **timed**: `first n, x f` says that only the first n picks of k were timed. What a run of 2 picks takes is counted
   once, the rest is multiplied up to k. Such a row has no radius and no coverage. Methods that are extrapolated pass
   over the whole pool once for each pick. Peers are timed on {TIMED_PICKS} picks at most where all would take long.
-- **GF/s**: 2 N D k over CPU seconds, what a plain loop would have computed; compare with the matrix product's rate
-  above.
+- **GF/s**: 2 N D k over CPU seconds, what a plain loop would have computed; compare with the matrix product's rate.
 - **peak GiB**: resident memory at most, libraries and the touched pages of the pool included; **above data**: the
   rise over what was resident before the call.
 - **radius**: distance of a row to its nearest pick, at most. **coverage**: mean over the pool of the best kernel
@@ -47,28 +53,24 @@ repulsion, swaps and second phase."""
 
 @dataclass(frozen=True)
 class Table:
-    """A group with the rows of its table."""
+    """A group and what stands below its heading."""
 
     group: Group
-    rows: Sequence[Sequence[str]]
+    text: str
 
 
 @dataclass(frozen=True)
 class Occasion:
-    """When and how the figures came about.
+    """How the newest figures came about.
 
     Args:
         command: that was given.
-        first: date of the oldest figure, empty where there is none.
-        last: date of the newest.
         machine: where.
         peers: packages with their versions.
         notes: what else must be said, one line each.
     """
 
     command: str
-    first: str
-    last: str
     machine: Machine
     peers: Sequence[str]
     notes: Sequence[str] = ()
@@ -86,32 +88,43 @@ def render_report(occasion: Occasion, tables: Sequence[Table], not_run: Sequence
         SECTIONS[1],
         HOW_TO_READ,
         SECTIONS[2],
-        *[_render_table(table) for table in tables],
+        *[f"### {table.group.title}\n\n{table.text}" for table in tables],
         SECTIONS[3],
         "\n".join(f"- {group.title}" for group in not_run) or "Nothing was left out.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
+def render_table(group: Group, rows: Sequence[Sequence[str]], machine: Machine, dates: Sequence[str]) -> Table:
+    """Render the rows of a group, measured on a machine on some dates."""
+    days = " to ".join(dict.fromkeys([min(dates), max(dates)]))
+    columns = K_CENTER_COLUMNS if group.task == "k-center" else COVERAGE_COLUMNS
+    lines = [_render_line(columns), _render_line(["---", "---", *["---:"] * (len(columns) - 2)])]
+    lines += [_render_line(row) for row in rows]
+    measured = f"Measured {days}: {machine.processor}; {machine.sgemm_gflops:.0f} GF/s."
+    return Table(group, f"{measured}\n\n" + "\n".join(lines))
+
+
+def find_table(document: str, group: Group) -> Table | None:
+    """Return a group's table of an earlier document, None where it has none or one of other methods."""
+    found = re.search(rf"^### {re.escape(group.title)}\n\n(.*?)\n\n##", document, re.MULTILINE | re.DOTALL)
+    if found is None:
+        return None
+    names = re.findall(r"^\| (.+?) \|", found[1], re.MULTILINE)[2:]
+    is_same = [name for name in names if not name.endswith(GREEDY_ALONE)] == [each.name for each in group.methods]
+    return Table(group, found[1]) if is_same else None
+
+
 def _render_occasion(occasion: Occasion) -> str:
     machine = occasion.machine
     lines = [
-        f"- Command: `{occasion.command}`",
-        f"- Measured: {occasion.first} to {occasion.last}",
-        f"- Machine: {machine.processor}; {machine.memory_gib:.0f} GiB",
+        f"- Last command: `{occasion.command}`",
+        f"- Its machine: {machine.processor}; {machine.memory_gib:.0f} GiB; {machine.sgemm_gflops:.0f} GF/s",
         f"- Software: {', '.join(machine.software)}",
         f"- Peers: {', '.join(occasion.peers)}",
-        f"- Matrix product of numpy in float32 on one thread: {machine.sgemm_gflops:.0f} GF/s",
         *[f"- {note}" for note in occasion.notes],
     ]
     return "\n".join(lines)
-
-
-def _render_table(table: Table) -> str:
-    columns = K_CENTER_COLUMNS if table.group.task == "k-center" else COVERAGE_COLUMNS
-    lines = [_render_line(columns), _render_line(["---", "---", *["---:"] * (len(columns) - 2)])]
-    lines += [_render_line(row) for row in table.rows]
-    return f"### {table.group.title}\n\n" + "\n".join(lines)
 
 
 def _render_line(cells: Iterable[str]) -> str:

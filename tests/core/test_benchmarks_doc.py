@@ -26,8 +26,9 @@ def _read_tables(text: str) -> dict[str, list[list[str]]]:
     """Return the lines of every table by heading, cells split."""
     tables = {}
     for part in text.split("\n### ")[1:]:
-        title, _, rest = part.partition("\n\n")
-        lines = rest.split("\n\n")[0].strip().splitlines()
+        title, measured, table = part.split("\n\n")[:3]
+        assert measured.startswith("Measured 20")
+        lines = table.strip().splitlines()
         tables[title] = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
     return tables
 
@@ -38,7 +39,7 @@ def _list_not_run(text: str) -> list[str]:
 
 def test_the_document_has_the_writers_sections() -> None:
     machine = Machine("2 cores", 8.0, ("numpy 2",), 90.0)
-    written = render_report(Occasion("make", "a", "b", machine, ()), [], [])
+    written = render_report(Occasion("make", machine, ()), [], [])
     assert DOCUMENT.startswith(TITLE)
     assert re.findall("^##? .*$", DOCUMENT, re.MULTILINE) == re.findall("^##? .*$", written, re.MULTILINE)
     how_to_read = written.partition(SECTIONS[1])[2].partition(SECTIONS[2])[0]
@@ -145,6 +146,11 @@ def test_runs_are_kept_and_reported(bench: Bench, capsys: pytest.CaptureFixture[
     assert rows[OURS][1] == "all" or "tie" in rows[OURS][1]
     assert rows[OURS][8] == rows[LOOP][8]
     assert _list_not_run(text) == [list_groups("full")[0].title]
+    later = write_report(bench, [group], ResultFile(bench.folder / "none.jsonl"), "make", text)
+    assert (_read_tables(later), _list_not_run(later)) == (_read_tables(text), [])
+    renamed = text.replace(f"| {OURS} |", "| another method |")
+    later = write_report(bench, [group], ResultFile(bench.folder / "none.jsonl"), "make", renamed)
+    assert _list_not_run(later) == [group.title]
 
 
 def test_a_run_over_its_limit_is_a_row_with_the_reason(bench: Bench) -> None:
