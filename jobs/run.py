@@ -119,7 +119,7 @@ def execute_steps(
     """Execute the steps that are not complete, in order, under the run's lock; start Ray only where one needs it.
 
     With `is_forced` steps that are complete are executed too. The stored configuration goes on describing what is
-    published, so it is replaced once the first of the steps has succeeded.
+    published, so each step replaces it just before its artifact counts as finished.
     """
     run_store = config.run_store
     pending = [step for step in steps if is_forced or not step.is_complete()]
@@ -144,8 +144,6 @@ def execute_steps(
         for step in pending:
             with status.record_stage(step.name):
                 manifest = step.execute(_make_stage_run(config, step, reporter.update))
-            if step is pending[0]:
-                run_store.write_json(CONFIG, describe_config(config))
             reporter.announce("stage_done", stage=step.name, pairs=manifest.pairs_out, rejected=manifest.pairs_rejected)
     return result
 
@@ -157,6 +155,7 @@ def _make_stage_run(config: JobConfig, step: Step, on_progress: Callable[..., No
         resources=config.resources,
         max_reject_fraction=config.max_reject_fraction,
         on_progress=on_progress,
+        before_success=lambda: config.run_store.write_json(CONFIG, describe_config(config)),
     )
 
 

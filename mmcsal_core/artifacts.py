@@ -224,6 +224,7 @@ class Artifact:
         num_pairs: int = 0,
         properties: Mapping[str, Any] | None = None,
         max_reject_fraction: float = 1.0,
+        before_success: Callable[[], object] = lambda: None,
     ) -> Manifest:
         """Publish the artifact: the stage's rejects for people, the manifest, and `_SUCCESS` last.
 
@@ -233,6 +234,7 @@ class Artifact:
             num_pairs: pairs that an artifact without shards was made from.
             properties: what later stages and people want to know, JSON values only.
             max_reject_fraction: largest allowed share of rejected pairs, in [0, 1].
+            before_success: called when nothing but `_SUCCESS` is left to write; where it fails, nothing is published.
 
         Raises:
             GateError: more pairs were rejected than allowed.
@@ -260,6 +262,7 @@ class Artifact:
         _check_gate(manifest, max_reject_fraction)
         self.store.remove_leftovers()
         self.store.write_bytes(MANIFEST, manifest.model_dump_json(indent=2).encode())
+        before_success()
         self.store.write_bytes(SUCCESS, b"")
         return manifest
 

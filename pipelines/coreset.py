@@ -90,7 +90,7 @@ def rank_pairs(
         files.append(run.out.store.write_table(NEAR_DUPLICATES, groups))
     run.on_progress(StageProgress(run.out.stage, settled.budget, settled.budget, "picks"))
     properties = describe_selection(chosen, settled, coreset)
-    manifest = run.out.finish(
+    manifest = run.finish(
         plan, files=files, properties={"strategy": config.strategy, "lists": hash_pair_lists(lists), **properties}
     )
     log.remove()

@@ -43,7 +43,7 @@ def embed_pairs(*, features: Artifact, encoder: Artifact, run: StageRun) -> Mani
     worker_args = {"features": features, "encoder": encoder, "out": run.out, "plan": plan, "resources": run.resources}
     run_shards(run.out.missing_shards(plan), EmbedWorker, worker_args, run, on_gpu=True)
     kept = {name: properties[name] for name in ("dim", "modalities", "num_prototypes", "encoder_sha256")}
-    return run.out.finish(plan, properties=kept)
+    return run.finish(plan, properties=kept)
 
 
 def list_ranges(features: Artifact) -> list[ShardRange]:

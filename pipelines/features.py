@@ -187,7 +187,7 @@ def extract_features(
         "dims": _read_dims(run.out, plan, modalities),
         "backbones": {name: modality.resolved_backbone for name, modality in modalities.items()},
     }
-    return run.out.finish(plan, properties=properties, max_reject_fraction=run.max_reject_fraction)
+    return run.finish(plan, properties=properties)
 
 
 def _check_hub_models(modalities: Mapping[str, ModalityConfig], config: FeaturesConfig) -> None:

@@ -123,7 +123,7 @@ def ingest_pairs(
     run.out.store.remove(_IDS)
     run.out.store.remove(_LISTING)
     properties = _describe(listing, modalities, config)
-    return run.out.finish(plan, properties=properties, max_reject_fraction=run.max_reject_fraction)
+    return run.finish(plan, properties=properties)
 
 
 def _find_duplicates(reader: PairReader, plan: Plan, run: StageRun) -> npt.NDArray[np.int64]:

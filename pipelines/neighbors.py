@@ -153,7 +153,7 @@ def find_neighbors(
     }
     run_shards(run.out.missing_shards(plan), NeighborWorker, arguments, run)
     properties = {"pool": num_pairs, "num_neighbors": min(config.num_neighbors, num_pairs - 1)}
-    return run.out.finish(plan, properties=properties, max_reject_fraction=run.max_reject_fraction)
+    return run.finish(plan, properties=properties)
 
 
 def publish_indexes(

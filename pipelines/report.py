@@ -79,7 +79,7 @@ def write_report(
         run.out.store.write_json("report.json", numbers),
         run.out.store.write_bytes("index.html", page.encode()),
     ]
-    return run.out.finish(plan, files=files, num_pairs=numbers["selection"]["num_selected"])
+    return run.finish(plan, files=files, num_pairs=numbers["selection"]["num_selected"])
 
 
 def _make_gallery(

@@ -1,13 +1,15 @@
 """What every stage is handed beside its inputs and configuration: where to publish, on what machines, whom to tell."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import Field
 
-from mmcsal_core.artifacts import Artifact
+from mmcsal_core.artifacts import Artifact, Manifest, Plan
 from mmcsal_core.selection.engine.screening import Screening
 from mmcsal_core.settings import Settings
+from mmcsal_core.storage import FileRecord
 
 
 class Resources(Settings):
@@ -67,6 +69,7 @@ class StageRun:
         resources: machines and sizes.
         max_reject_fraction: largest share of rows that the stage may reject.
         on_progress: called now and then.
+        before_success: called just before `out` counts as finished.
     """
 
     out: Artifact
@@ -74,3 +77,27 @@ class StageRun:
     resources: Resources = field(default_factory=Resources)
     max_reject_fraction: float = 1.0
     on_progress: Callable[[StageProgress], None] = ignore_progress
+    before_success: Callable[[], object] = lambda: None
+
+    def finish(
+        self,
+        plan: Plan,
+        *,
+        files: Sequence[FileRecord] = (),
+        num_pairs: int = 0,
+        properties: Mapping[str, Any] | None = None,
+    ) -> Manifest:
+        """Publish `out`; arguments as in `Artifact.finish`.
+
+        Raises:
+            GateError: more pairs were rejected than allowed.
+            ArtifactError: a shard is not done.
+        """
+        return self.out.finish(
+            plan,
+            files=files,
+            num_pairs=num_pairs,
+            properties=properties,
+            max_reject_fraction=self.max_reject_fraction,
+            before_success=self.before_success,
+        )

@@ -94,7 +94,7 @@ def train_encoder(
         "epochs": config.epochs,
         "encoder_sha256": files[0].sha256,
     }
-    return run.out.finish(plan, files=files, num_pairs=num_pairs, properties=properties)
+    return run.finish(plan, files=files, num_pairs=num_pairs, properties=properties)
 
 
 def _record_file(store: Store, name: str) -> FileRecord:

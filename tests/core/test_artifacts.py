@@ -79,6 +79,24 @@ def test_nothing_is_readable_before_success(tmp_path: Path) -> None:
     assert not artifact.store.exists(SUCCESS)
 
 
+def test_what_must_come_before_success_finds_all_else_written_and_where_it_fails_nothing_is_published(
+    tmp_path: Path,
+) -> None:
+    def fail() -> None:
+        assert artifact.store.exists(MANIFEST)
+        raise OSError("full")
+
+    artifact = make_artifact(tmp_path)
+    plan = begin(artifact)
+    for shard in plan.shards:
+        artifact.commit_shard(plan, shard, make_rows(shard))
+    with pytest.raises(OSError, match="full"):
+        artifact.finish(plan, before_success=fail)
+    assert not artifact.is_complete("f1")
+    artifact.finish(plan)
+    assert artifact.is_complete("f1")
+
+
 def test_finished_artifact_is_complete_for_its_fingerprint_only(tmp_path: Path) -> None:
     artifact = make_artifact(tmp_path)
     publish(artifact)

@@ -144,6 +144,25 @@ def test_the_stored_configuration_is_that_of_the_selection_from_when_it_is_publi
     assert set(witness.budgets) == {("in coreset", 20), ("coreset", 9), ("report", 9)}
 
 
+def test_nothing_is_published_under_a_configuration_that_could_not_be_stored(copied: dict[str, Any]) -> None:
+    class Saboteur(JsonReporter):
+        """Puts a folder where the configuration is stored, once the selection has begun."""
+
+        def update(self, progress: StageProgress) -> None:
+            if stored.is_file():
+                stored.unlink()
+                stored.mkdir()
+
+    folder = Path(copied["output"]) / "run_id=t"
+    config, stored = parse_config(copied, ["selection.budget=9"]), folder / "config.json"
+    with pytest.raises(IsADirectoryError):
+        run_job(config, Saboteur())
+    assert not (folder / "selection" / "_SUCCESS").exists()
+    stored.rmdir()
+    assert run_job(config, JsonReporter()).executed == ("coreset", "report")
+    assert call("validate", folder).exit_code == 0
+
+
 def test_a_list_that_changes_while_earlier_stages_run_counts_as_it_was_when_the_run_began(
     copied: dict[str, Any], tmp_path: Path
 ) -> None:
