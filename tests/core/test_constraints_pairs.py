@@ -129,7 +129,8 @@ def test_lists_of_every_form_read_the_same(tmp_path: Path) -> None:
     pq.write_table(pa.table({"pair_id": ["b", "a"]}), tmp_path / "one.parquet")
     (tmp_path / "ids.csv").write_text("rank,pair_id\n0,b\n1,a\n")
     (tmp_path / "ids.txt").write_text("b\n\n a \n")
-    for name in ("ids.parquet", "one.parquet", "ids.csv", "ids.txt", "ids.*"):
+    (tmp_path / "mark.txt").write_text("b\na\n", encoding="utf-8-sig")
+    for name in ("ids.parquet", "one.parquet", "ids.csv", "ids.txt", "mark.txt", "ids.*"):
         assert read_pair_list(str(tmp_path / name), {}).to_pylist() == ["a", "b"]
     assert read_pair_list(("b", "a", "a"), {}).to_pylist() == ["a", "b"]
     assert read_pair_list((), {}).to_pylist() == []
@@ -162,6 +163,20 @@ def test_a_single_column_of_another_name_is_not_taken_for_ids(tmp_path: Path) ->
     pq.write_table(pa.table({"label": ["cat", "dog"]}), tmp_path / "labels.parquet")
     with pytest.raises(DataError, match=r"labels\.parquet must have a column pair_id, but has label"):
         read_pair_list(str(tmp_path / "labels.parquet"), {})
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        (pa.array(["a", None, None]), r"every row must have a pair_id, but 2 of 3 have none; drop these rows"),
+        (pa.array([None, None]), r"but 2 of 2 have none"),
+        (pa.array([1e6, 1.5]), r"pair ids are text or whole numbers, got double"),
+    ],
+)
+def test_a_column_that_is_not_all_ids_is_refused(tmp_path: Path, column: pa.Array, words: str) -> None:
+    pq.write_table(pa.table({"pair_id": column}), tmp_path / "ids.parquet")
+    with pytest.raises(DataError, match=words):
+        read_pair_list(str(tmp_path / "ids.parquet"), {})
 
 
 def test_unknown_ids_are_counted_and_the_first_is_named() -> None:

@@ -343,3 +343,53 @@ def test_weights_that_make_no_sense_are_refused(weights: dict[str, float]) -> No
         select_coreset(MADE.embeddings, 5, config=configure(modality_weights=weights))
     with pytest.raises(ConfigError, match="modality_weights need space joint, got 'image'"):
         select_coreset(MADE.embeddings, 5, config=configure(modality_weights={"image": 2.0}, space="image"))
+
+
+def test_the_unit_of_costs_changes_no_pick_whatever_a_labelled_pair_costs() -> None:
+    picked = []
+    for unit in (1.0, 1000.0):
+        costs = COSTS * unit
+        costs[LABELLED] = 1.0
+        picked.append(select(configure(), LABELLED, budget=30, costs=costs))
+    np.testing.assert_array_equal(picked[0].indices, picked[1].indices)
+    assert picked[0].phases == picked[1].phases
+
+
+def test_no_pair_is_dearer_for_losing_less() -> None:
+    config = configure(lambda_div=1.0, diversity_threshold=0.0)
+    coreset = select(config, budget=100, costs=np.where(np.arange(NUM_PAIRS) % 2, 10.0, 1.0))
+    covered = coreset.gains[np.array(coreset.phases) == "coverage"]
+    assert len(covered) < 100
+    assert covered.min() > 0
+
+
+def test_of_near_duplicates_one_that_can_be_afforded_is_picked() -> None:
+    vectors = np.concatenate([POOL.joint[:50], POOL.joint[:1]])
+    pool, costs = make_pool({"image": vectors}), np.ones(51)
+    costs[0] = 100
+    config = configure(strategy="k_center", near_duplicates={"threshold": 0.999})
+    settled = settle_demands(pool, NO_ROWS, config, Demands(costs=costs, cost_budget=60))
+    assert settled.near_duplicates is not None
+    assert settled.near_duplicates.leaders[0] == 50
+    picks = select_from_pool(pool, Request(settled.budget, NO_ROWS, 0, config, settled.constraints)).indices
+    assert sorted(picks) == list(range(1, 51))
+
+
+@pytest.mark.parametrize("strategy", ["random", "k_center"])
+def test_what_lies_too_near_a_label_counts_for_no_minimum(strategy: Strategy) -> None:
+    angles = np.radians([0, 1, 90, 180, 270])  # the second is too near the first, which is labelled
+    pool = make_pool({"image": np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)})
+    labelled, groups = np.array([0]), group_rows("kind", pa.chunked_array([list("abbaa")]))
+    config = configure(strategy=strategy, min_distance=0.1)
+    costs = np.array([1.0, 1.0, 5.0, 3.0, 3.0])
+
+    def settle(least: int, budget: int) -> Any:
+        quota = QuotaConfig(column="kind", minimum={"b": least})
+        wanted = Demands(budget, costs=costs, cost_budget=6, divides_gain=False, quotas=quota, groups=groups)
+        return settle_demands(pool, labelled, config, wanted)
+
+    with pytest.raises(GateError, match=r"kind 'b' needs 2 pairs and has 1: 1 too many; .* min_distance"):
+        settle(2, 2)
+    settled = settle(1, 1)
+    picks = select_from_pool(pool, Request(settled.budget, labelled, 0, config, settled.constraints)).indices
+    assert picks.tolist() == [2]

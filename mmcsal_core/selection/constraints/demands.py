@@ -88,13 +88,18 @@ def settle_demands(pool: Pool, labelled: Rows, config: SelectionConfig, demands:
     is_open = np.ones(pool.num_pairs, dtype=bool)
     is_open[labelled] = False
     num_unlabelled = int(is_open.sum())
+    is_affordable = (
+        np.ones(pool.num_pairs, dtype=bool) if demands.costs is None else demands.costs <= demands.cost_budget
+    )
     near_duplicates = None
     if config.near_duplicates.threshold is not None:
-        near_duplicates = group_near_duplicates(pool.joint, labelled, config.near_duplicates.threshold, config.search)
+        threshold = config.near_duplicates.threshold
+        near_duplicates = group_near_duplicates(pool.joint, labelled, threshold, config.search, is_affordable)
         is_open[near_duplicates.list_closed()] = False
         _check_leaders(demands, num_unlabelled, int(is_open.sum()))
-    if demands.costs is not None:
-        is_open &= demands.costs <= demands.cost_budget
+    is_open &= is_affordable
+    if config.min_distance is not None:
+        is_open[MinimumDistance(pool.joint, labelled, config.min_distance).close_at_start()] = False
     budget = _count_picks(demands, num_unlabelled, int(is_open.sum()))
     plan = None
     if demands.groups is not None:

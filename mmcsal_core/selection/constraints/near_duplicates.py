@@ -1,10 +1,11 @@
 """Groups of near-duplicates: every member is near its leader, and only the leader may be picked.
 
 Leaders are taken in turn, and each takes the rows near it that no earlier leader has taken: labelled rows first, then
-by the number of near rows, most first, then by row. Every labelled row leads, even one near another, so that all that
-lies near a label is closed. Beside these no two leaders are near each other, and nothing that is closed is farther from
-its leader than the threshold says. Connected components were not chosen: a chain of small steps would join pairs that
-have nothing in common.
+those that can be afforded, each by the number of near rows, most first, then by row. Every labelled row leads, even one
+near another. As far as the index finds all near rows, which an exact one does and an inverted file nearly, all that
+lies near a label is closed and no two other leaders are near each other; nothing that is closed is farther from its
+leader than the threshold says. Connected components were not chosen: a chain of small steps would join pairs that have
+nothing in common.
 
 Butina, "Unsupervised data base clustering based on Daylight's fingerprint and Tanimoto similarity" (1999).
 """
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from mmcsal_core.errors import ConfigError
 from mmcsal_core.neighbors.config import NeighborConfig
@@ -60,7 +62,13 @@ class NearDuplicates:
         return np.flatnonzero(self.count_members()[self.leaders] > 1)
 
 
-def group_near_duplicates(joint: Vectors, labelled: Rows, threshold: float, search: NeighborConfig) -> NearDuplicates:
+def group_near_duplicates(
+    joint: Vectors,
+    labelled: Rows,
+    threshold: float,
+    search: NeighborConfig,
+    is_affordable: npt.NDArray[np.bool_] | None = None,
+) -> NearDuplicates:
     """Group the rows whose cosine with a leader is at least the threshold.
 
     Args:
@@ -68,6 +76,7 @@ def group_near_duplicates(joint: Vectors, labelled: Rows, threshold: float, sear
         labelled: (L,) rows that lead before all others, each its own group.
         threshold: in (0, 1].
         search: kind of index.
+        is_affordable: (N,) which rows lead before the rest; None where all are alike.
 
     Raises:
         ConfigError: the index has no range search.
@@ -78,7 +87,8 @@ def group_near_duplicates(joint: Vectors, labelled: Rows, threshold: float, sear
     num_near = np.concatenate([np.diff(limits) for _, limits, _ in _find_near(index, joint, everyone, threshold)])
     is_later = np.ones(len(joint), dtype=bool)
     is_later[labelled] = False
-    order = np.lexsort((everyone, -num_near, is_later))
+    is_dear = np.zeros(len(joint), dtype=bool) if is_affordable is None else ~is_affordable
+    order = np.lexsort((everyone, -num_near, is_dear, is_later))
     leaders = np.full(len(joint), NO_LEADER, dtype=np.int64)
     leaders[labelled] = labelled
     _take_turns(index, joint, order[num_near[order] > 1], threshold, leaders)

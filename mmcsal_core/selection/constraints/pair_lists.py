@@ -32,10 +32,10 @@ def read_pair_list(listed: str | Sequence[str], options: Mapping[str, Any]) -> p
         Distinct ids, sorted.
 
     Raises:
-        DataError: a file is missing, unreadable, or has no column of ids.
+        DataError: a file is missing, unreadable, has no column of ids, or has NULL among them.
     """
     parts = _read_files(listed, options) if isinstance(listed, str) else [pa.array(listed, pa.string())]
-    ids = pa.concat_arrays(parts).drop_null().unique()
+    ids = pa.concat_arrays(parts).unique()
     return ids.take(pc.sort_indices(ids))
 
 
@@ -82,7 +82,7 @@ def _read_files(url: str, options: Mapping[str, Any]) -> list[pa.Array]:
 def _parse(name: str, data: bytes) -> pa.Array:
     ending = PurePosixPath(name).suffix.lower()
     if ending == ".txt":
-        lines = [line.strip() for line in data.decode("utf-8", errors="replace").splitlines()]
+        lines = [line.strip() for line in data.decode("utf-8-sig", errors="replace").splitlines()]
         return pa.array([line for line in lines if line], pa.string())
     if ending == ".csv":
         return _choose_column(name, parse_csv(data, name))
@@ -103,7 +103,12 @@ def _choose_column(name: str, table: pa.Table) -> pa.Array:
             "header, or write a .txt with one id a line"
         )
     column = table[PAIR_ID]
-    try:
-        return pc.cast(column, pa.string()).combine_chunks()
-    except pa.ArrowException as error:
-        raise DataError(f"{name}: pair ids are text or whole numbers, got {column.type}; correct the column") from error
+    if column.null_count:
+        raise DataError(
+            f"{name}: every row must have a {PAIR_ID}, but {column.null_count} of {len(column)} have none; drop these "
+            "rows, or mend the join that made them"
+        )
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
+        raise DataError(f"{name}: pair ids are text or whole numbers, got {kind}; correct the column")
+    return pc.cast(column, pa.string()).combine_chunks()

@@ -120,7 +120,10 @@ def plan_quotas(config: QuotaConfig, groups: Groups, is_open: npt.NDArray[np.boo
     most = _fill_in({**config.maximum, **config.exact}, groups, len(is_open))
     lacking = np.flatnonzero(least > available)
     if len(lacking):
-        raise GateError("quotas need more pairs than may be picked: " + _explain(groups, lacking, least, available))
+        raise GateError(
+            f"quotas need more pairs than may be picked: {_explain(groups, lacking, least, available)}; lower the "
+            "quota, or loosen where, exclude, near_duplicates, min_distance or cost_budget"
+        )
     most = np.minimum(most, available)
     if budget is None:
         return QuotaPlan(groups, least, most, int(most.sum()))
@@ -229,6 +232,6 @@ def _explain(groups: Groups, lacking: Rows, least: Rows, available: Rows) -> str
     lines: Sequence[str] = [
         f"{groups.column} {groups.names[group]!r} needs {least[group]} pairs and has {available[group]}: "
         f"{least[group] - available[group]} too many"
-        for group in lacking.tolist()
+        for group in lacking[:SHOWN_GROUPS].tolist()
     ]
-    return "; ".join(lines)
+    return "; ".join(lines) + (f"; {len(lacking) - SHOWN_GROUPS} more" if len(lacking) > SHOWN_GROUPS else "")
