@@ -151,7 +151,10 @@ def describe_config(config: JobConfig) -> dict[str, Any]:
 
 
 def hash_config(config: JobConfig) -> str:
-    """Hash what determines the selection, as `config_sha256` in the selection's metadata."""
+    """Hash what of the configuration determines the selection, as `config_sha256` in the selection's metadata.
+
+    Of lists of pairs in files it knows the paths: what they hold enters the fingerprint of the coreset stage.
+    """
     content = config.model_dump(mode="json", exclude=_NEUTRAL_KEYS)
     return hash_bytes(json.dumps(content, sort_keys=True).encode())
 

@@ -1,9 +1,11 @@
 """`mmcsal select` under constraints: from stored embeddings, with nothing else recomputed and no Ray."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
@@ -64,20 +66,35 @@ def test_the_short_options_choose_and_validate_agrees(job: Path, tmp_path: Path)
     assert ray.is_initialized() == started
 
 
+def write_list(path: Path, names: Sequence[str]) -> None:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table({"pair_id": names}), path)
+    else:
+        path.write_text("\n".join(names) + "\n")
+
+
+@pytest.mark.parametrize("option", ["--labelled", "--exclude"])
+@pytest.mark.parametrize("name", ["done.txt", "done.parquet"])
 def test_a_list_that_has_changed_is_noticed_and_one_that_is_gone_is_missed_only_by_select(
-    job: Path, tmp_path: Path
+    job: Path, tmp_path: Path, name: str, option: str
 ) -> None:
-    names, listed = [pick["pair_id"] for pick in read_picks(job)], tmp_path / "done.txt"
-    listed.write_text("\n".join(names[:5]))
-    assert select(job, "--labelled", listed) == ["coreset", "report"]
-    listed.write_text("\n".join(reversed(names[:5])) + "\n")
-    assert select(job, "--labelled", listed) == []
-    listed.write_text("\n".join(names[:6]))
-    assert select(job, "--labelled", listed) == ["coreset", "report"]
+    names, listed = [pick["pair_id"] for pick in read_picks(job)], tmp_path / name
+    write_list(listed, names[:5])
+    assert select(job, option, listed) == ["coreset", "report"]
+    write_list(listed, names[4::-1])
+    assert select(job, option, listed) == []
+    write_list(listed, names[:6])
+    assert select(job, option, listed) == ["coreset", "report"]
+    assert not {pick["pair_id"] for pick in read_picks(job)} & set(names[:6])
+    assert call("run", job, "--set", f"selection.{option[2:]}={listed}", "--json").exit_code == 0
+    write_list(listed, names[:7])
+    result = call("run", job, "--set", f"selection.{option[2:]}={listed}", "--json")
+    assert json.loads(result.stdout)["executed"] == ["coreset", "report"]
+    assert not {pick["pair_id"] for pick in read_picks(job)} & set(names[:7])
     listed.unlink()
     assert json.loads(call("validate", run_folder(job), "--json").stdout)["ok"] is True
     assert call("report", run_folder(job)).exit_code == 0
-    missed = call("select", job, "--labelled", listed)
+    missed = call("select", job, option, listed)
     assert (missed.exit_code, str(listed) in missed.stderr) == (3, True)
 
 
