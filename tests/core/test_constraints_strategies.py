@@ -283,12 +283,15 @@ def test_limits_that_leave_nothing_and_no_limit_at_all_are_refused() -> None:
         select_coreset(MADE.embeddings, None)
 
 
-def test_a_share_is_of_the_unlabelled_pairs_that_may_be_picked() -> None:
+def test_a_share_is_of_the_unlabelled_pairs_and_says_where_it_is_not_reached() -> None:
     config = configure(strategy="random")
     assert settle_demands(POOL, LABELLED, config, Demands(budget_fraction=0.1)).budget == 12
     assert settle_demands(POOL, LABELLED, config, Demands(budget_fraction=1.0)).budget == 117
     grouped = configure(strategy="random", near_duplicates={"threshold": 0.9})
     assert settle_demands(POOL, LABELLED, grouped, Demands(budget_fraction=1.0)).budget < 100
+    coreset = select(config, LABELLED, budget_fraction=0.5, costs=COSTS, cost_budget=40.0, divides_gain=False)
+    assert 0 < len(coreset.indices) < 58
+    assert coreset.ended_by == "constraints"
 
 
 def test_weights_of_modalities_enter_the_joint_distance_and_the_kernel() -> None:
@@ -393,3 +396,14 @@ def test_what_lies_too_near_a_label_counts_for_no_minimum(strategy: Strategy) ->
     settled = settle(1, 1)
     picks = select_from_pool(pool, Request(settled.budget, labelled, 0, config, settled.constraints)).indices
     assert picks.tolist() == [2]
+
+
+def test_a_maximum_that_holds_nothing_back_refuses_nothing() -> None:
+    costs = np.where(np.arange(NUM_PAIRS) < 100, 50.0, 0.1)
+    wanted: dict[str, Any] = {"budget": 60, "costs": costs, "cost_budget": 40.0, "divides_gain": False}
+    free = select(configure(strategy="k_center"), **wanted)
+    loose = select(configure(strategy="k_center"), **wanted, **quotas(maximum={"a": 120}))
+    assert (len(loose.indices), loose.ended_by) == (20, "constraints")
+    np.testing.assert_array_equal(loose.indices, free.indices)
+    with pytest.raises(GateError, match=r"let \d+ pairs be picked and the budget is 60: .* or cost_budget"):
+        select(configure(strategy="k_center"), **wanted, **quotas(balance="equal"))

@@ -97,10 +97,12 @@ def settle_demands(pool: Pool, labelled: Rows, config: SelectionConfig, demands:
         near_duplicates = group_near_duplicates(pool.joint, labelled, threshold, config.search, is_affordable)
         is_open[near_duplicates.list_closed()] = False
         _check_leaders(demands, num_unlabelled, int(is_open.sum()))
+    num_leading = int(is_open.sum())
     is_open &= is_affordable
     if config.min_distance is not None:
         is_open[MinimumDistance(pool.joint, labelled, config.min_distance).close_at_start()] = False
-    budget = _count_picks(demands, num_unlabelled, int(is_open.sum()))
+    num_wanted = num_leading if demands.groups is None else int(is_open.sum())  # quotas share out what there is
+    budget = _count_picks(demands, num_unlabelled, num_wanted)
     plan = None
     if demands.groups is not None:
         plan = plan_quotas(demands.quotas, demands.groups, is_open, budget)

@@ -124,10 +124,11 @@ def plan_quotas(config: QuotaConfig, groups: Groups, is_open: npt.NDArray[np.boo
             f"quotas need more pairs than may be picked: {_explain(groups, lacking, least, available)}; lower the "
             "quota, or loosen where, exclude, near_duplicates, min_distance or cost_budget"
         )
+    is_binding = config.balance is not None or bool((most < available).any())
     most = np.minimum(most, available)
     if budget is None:
         return QuotaPlan(groups, least, most, int(most.sum()))
-    _check_sums(groups, least, most, budget)
+    _check_sums(groups, least, most, budget, is_binding)
     if config.balance is not None:
         sizes = groups.count(np.arange(len(groups.codes)))
         weights = np.ones(len(sizes)) if config.balance == "equal" else sizes.astype(np.float64)
@@ -185,16 +186,18 @@ class Quotas:
         return np.concatenate([self._members[group] for group in closing]) if len(closing) else NO_ROWS
 
 
-def _check_sums(groups: Groups, least: Rows, most: Rows, budget: int) -> None:
+def _check_sums(groups: Groups, least: Rows, most: Rows, budget: int, is_binding: bool) -> None:
+    """Refuse a budget under the minimums, or one that quotas, rather than the pool, keep from being reached."""
     if least.sum() > budget:
         raise GateError(
             f"minimums sum to {least.sum()} and the budget is {budget}: {least.sum() - budget} too many; lower a "
             "minimum or raise the budget"
         )
-    if most.sum() < budget:
+    if is_binding and most.sum() < budget:
         raise GateError(
             f"the quotas on {groups.column} let {most.sum()} pairs be picked and the budget is {budget}: "
-            f"{budget - most.sum()} too few; raise a maximum or lower the budget"
+            f"{budget - most.sum()} too few; raise a maximum, lower the budget, or loosen where, exclude, "
+            "near_duplicates, min_distance or cost_budget"
         )
 
 
