@@ -11,7 +11,7 @@ from mmcsal_core.neighbors import NeighborConfig
 from mmcsal_core.neighbors.vectors import Vectors
 from mmcsal_core.selection.constraints.cost_budget import CostBudget, read_costs
 from mmcsal_core.selection.constraints.minimum_distance import MinimumDistance
-from mmcsal_core.selection.constraints.near_duplicates import group_near_duplicates
+from mmcsal_core.selection.constraints.near_duplicates import find_copied, group_near_duplicates
 from mmcsal_core.selection.engine.eligibility import NO_ROWS, Eligibility
 
 
@@ -110,6 +110,27 @@ def test_a_labelled_pair_near_another_still_closes_what_is_near_it() -> None:
     groups = group_near_duplicates(joint, np.array([2, 3]), float(np.cos(np.radians(11))), NeighborConfig())
     assert groups.leaders.tolist() == [2, 2, 2, 3, 3]
     assert groups.list_closed().tolist() == [0, 1, 2, 3, 4]
+
+
+def test_copies_lead_as_one_row_that_may_be_picked() -> None:
+    joint = make_units(200, 3, seed=5)[np.random.default_rng(5).integers(0, 200, 600)]
+    labelled, is_affordable = np.array([7, 8]), np.arange(600) % 3 > 0
+    groups = group_near_duplicates(joint, labelled, 0.97, NeighborConfig(), is_affordable)
+    near = joint.astype(np.float64) @ joint.T >= 0.97
+    expected = np.where(np.isin(np.arange(600), labelled), np.arange(600), -1)
+    turns = np.lexsort((np.arange(600), -near.sum(axis=1), ~is_affordable, expected < 0))
+    for row in turns.tolist():
+        if expected[row] in (-1, row):
+            expected[(expected < 0) & near[row]] = row
+    np.testing.assert_array_equal(groups.leaders, expected)
+
+
+def test_equal_rows_are_found_in_the_order_asked_for() -> None:
+    joint = make_units(50, 4, seed=8)[np.arange(100) % 50]
+    joint[99, 0] += 1e-7
+    copied, num_copies = find_copied(joint, np.arange(100)[::-1])
+    assert copied.tolist() == [*range(50, 99), 49, *range(50, 100)]
+    assert num_copies.tolist() == [0] * 49 + [1] + [2] * 49 + [1]
 
 
 def test_a_chain_of_near_pairs_is_not_one_group() -> None:

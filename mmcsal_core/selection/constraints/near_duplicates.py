@@ -81,18 +81,66 @@ def group_near_duplicates(
     Raises:
         ConfigError: the index has no range search.
     """
-    index = build_index(joint, search)
-    threshold -= ROUNDING
-    everyone = np.arange(len(joint), dtype=np.int64)
-    num_near = np.concatenate([np.diff(limits) for _, limits, _ in _find_near(index, joint, everyone, threshold)])
     is_later = np.ones(len(joint), dtype=bool)
     is_later[labelled] = False
     is_dear = np.zeros(len(joint), dtype=bool) if is_affordable is None else ~is_affordable
-    order = np.lexsort((everyone, -num_near, is_dear, is_later))
+    copied, num_copies = find_copied(joint, np.lexsort((np.arange(len(joint)), is_dear, is_later)))
+    distinct = np.flatnonzero(num_copies)
+    leaders = np.empty(len(joint), dtype=np.int64)
+    keys = (is_dear[distinct], is_later[distinct])
+    vectors = joint if len(distinct) == len(joint) else joint[distinct]
+    leaders[distinct] = distinct[_lead_distinct(vectors, num_copies[distinct], keys, threshold - ROUNDING, search)]
+    leaders = leaders[copied]
+    leaders[labelled] = labelled
+    return NearDuplicates(leaders, labelled)
+
+
+def find_copied(joint: Vectors, order: Rows) -> tuple[Rows, Rows]:
+    """Find rows of equal bits, so that thousands of copies are searched once.
+
+    Args:
+        joint: (N, D) float32.
+        order: (N,) rows; the first of equal ones stands for them.
+
+    Returns:
+        (N,) the row that stands for each, and (N,) how many rows each stands for.
+    """
+    hashes = np.empty(len(joint), dtype=np.uint64)
+    factors = np.random.default_rng(0).integers(1, 2**63, joint.shape[1], dtype=np.uint64)
+    for block in iter_blocks(len(joint), COUNTED_ROWS):
+        bits = np.ascontiguousarray(joint[block], dtype=np.float32).view(np.uint32)
+        hashes[block] = (bits * factors).sum(axis=1, dtype=np.uint64)
+    _, first, groups = np.unique(hashes[order], return_index=True, return_inverse=True)
+    copied = np.empty(len(joint), dtype=np.int64)
+    copied[order] = order[first][groups]
+    copies = np.flatnonzero(copied != np.arange(len(joint)))
+    for block in iter_blocks(len(copies), COUNTED_ROWS):
+        rows = copies[block]
+        others = rows[(joint[rows] != joint[copied[rows]]).any(axis=1)]
+        copied[others] = others  # rows of equal hashes
+    return copied, np.bincount(copied, minlength=len(joint))
+
+
+def _lead_distinct(
+    joint: Vectors,
+    num_copies: Rows,
+    keys: tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]],
+    threshold: float,
+    search: NeighborConfig,
+) -> Rows:
+    """Return the leaders (n,) of distinct rows; `keys` say who is dear and who is not labelled."""
+    index = build_index(joint, search)
+    everyone = np.arange(len(joint), dtype=np.int64)
+    num_near = np.zeros(len(joint), dtype=np.int64)
+    for rows, limits, near in _find_near(index, joint, everyone, threshold):
+        places = np.repeat(np.arange(len(rows)), np.diff(limits))
+        num_near[rows] = np.bincount(places, num_copies[near], minlength=len(rows))
+    order = np.lexsort((everyone, -num_near, *keys))
+    labelled = np.flatnonzero(~keys[1])
     leaders = np.full(len(joint), NO_LEADER, dtype=np.int64)
     leaders[labelled] = labelled
     _take_turns(index, joint, order[num_near[order] > 1], threshold, leaders)
-    return NearDuplicates(np.where(leaders == NO_LEADER, everyone, leaders), labelled)
+    return np.where(leaders == NO_LEADER, everyone, leaders)
 
 
 def _take_turns(index: Index, joint: Vectors, order: Rows, threshold: float, leaders: Rows) -> None:
