@@ -115,7 +115,8 @@ def _make_k_center_rows(group: Group, method: Method, results: Mapping[str, Resu
     row = [method.name, agreement, _seconds(estimate.cpu_s), _seconds(estimate.wall_s)]
     ratio, rate = _compare_with_loop(group, results, estimate.cpu_s)
     row += [ratio, rate if method.is_exact or method.is_one_pick else ""]
-    row += [*_describe_memory(outcome), *_describe_quality(result)]
+    quality = _describe_quality(result) if whole else ["", ""]  # a run of fewer picks may be whole in its own table
+    row += [*_describe_memory(outcome), *quality]
     row.append("all" if whole else f"first {timed:,}, x {group.num_picks / timed:.1f}")
     greedy_s = outcome.parts.get("greedy")
     if greedy_s is None:

@@ -58,6 +58,13 @@ def test_the_document_names_every_case(group: Group) -> None:
     assert [row[0] for row in rows if not row[0].endswith(GREEDY_ALONE)] == [each.name for each in group.methods]
 
 
+def test_what_was_timed_on_the_first_picks_has_no_radius_and_no_coverage() -> None:
+    tables = [rows for title, (_, _, *rows) in _read_tables(DOCUMENT).items() if title.startswith("k-center")]
+    cut = [row for rows in tables for row in rows if row[10].startswith("first")]
+    assert cut
+    assert {(row[8], row[9]) for row in cut} == {("", "")}
+
+
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(tmp_path_factory.mktemp("bench"), limit_s=120, memory_bytes=8 * 2**30)
