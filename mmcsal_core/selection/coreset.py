@@ -94,7 +94,7 @@ Selector: TypeAlias = Callable[[Pool, Request], Picks]
 
 
 EndedBy: TypeAlias = Literal["budget", "min_gain", "exhausted", "constraints"]
-"""The budget; a gain too small; no pick gains anything; nothing more may be picked under the constraints."""
+"""The number asked for; a gain too small; no pick gains anything; nothing more may be picked under the constraints."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ order of their rows, with gain 0 and the phase `exhausted`, unless the configura
 import numpy as np
 
 from mmcsal_core.selection.constraints.demands import is_distance_the_gain
-from mmcsal_core.selection.coreset import Ending, Picks, Request, collect_picks
+from mmcsal_core.selection.coreset import EndedBy, Ending, Picks, Request, collect_picks
 
 EXHAUSTED = "exhausted"
 
@@ -20,8 +20,9 @@ def end_selection(picks: Picks, request: Request, num_rows: int) -> tuple[Picks,
         request: what was asked of it.
         num_rows: N.
     """
+    at_budget: EndedBy = "constraints" if request.constraints.leave_fewer else "budget"
     if len(picks.indices) == request.budget:
-        return picks, Ending("budget")
+        return picks, Ending(at_budget)
     eligibility = request.constraints.resume(num_rows, request.labelled, picks.indices)
     open_rows = np.flatnonzero(eligibility.is_open)
     if len(open_rows) == 0 or _ends_by_distance(request):
@@ -33,7 +34,7 @@ def end_selection(picks: Picks, request: Request, num_rows: int) -> tuple[Picks,
         return picks, Ending("exhausted", exhausted_at)
     filled = eligibility.take_in_order(open_rows, request.budget - exhausted_at)
     whole = picks.followed_by(collect_picks(filled, EXHAUSTED, [(0.0, 0.0, 0.0)] * len(filled)))
-    return whole, Ending("budget" if len(whole.indices) == request.budget else "constraints", exhausted_at)
+    return whole, Ending(at_budget if len(whole.indices) == request.budget else "constraints", exhausted_at)
 
 
 def _ends_by_distance(request: Request) -> bool:

@@ -133,7 +133,10 @@ def test_lists_of_every_form_read_the_same(tmp_path: Path) -> None:
     for name in ("ids.parquet", "one.parquet", "ids.csv", "ids.txt", "mark.txt", "ids.*"):
         assert read_pair_list(str(tmp_path / name), {}).to_pylist() == ["a", "b"]
     assert read_pair_list(("b", "a", "a"), {}).to_pylist() == ["a", "b"]
-    assert read_pair_list((), {}).to_pylist() == []
+    pq.write_table(pa.table({"pair_id": pa.array([], pa.null())}), tmp_path / "none.parquet")
+    (tmp_path / "none.csv").write_text("pair_id\n")
+    for listed in ((), str(tmp_path / "none.parquet"), str(tmp_path / "none.csv")):
+        assert read_pair_list(listed, {}).to_pylist() == []
 
 
 def test_ids_that_are_whole_numbers_are_text(tmp_path: Path) -> None:

@@ -114,11 +114,11 @@ def test_a_labelled_pair_near_another_still_closes_what_is_near_it() -> None:
 
 def test_copies_lead_as_one_row_that_may_be_picked() -> None:
     joint = make_units(200, 3, seed=5)[np.random.default_rng(5).integers(0, 200, 600)]
-    labelled, is_affordable = np.array([7, 8]), np.arange(600) % 3 > 0
-    groups = group_near_duplicates(joint, labelled, 0.97, NeighborConfig(), is_affordable)
+    labelled, may_lead = np.array([7, 8]), np.arange(600) % 3 > 0
+    groups = group_near_duplicates(joint, labelled, 0.97, NeighborConfig(), may_lead)
     near = joint.astype(np.float64) @ joint.T >= 0.97
     expected = np.where(np.isin(np.arange(600), labelled), np.arange(600), -1)
-    turns = np.lexsort((np.arange(600), -near.sum(axis=1), ~is_affordable, expected < 0))
+    turns = np.lexsort((np.arange(600), -near.sum(axis=1), ~may_lead, expected < 0))
     for row in turns.tolist():
         if expected[row] in (-1, row):
             expected[(expected < 0) & near[row]] = row

@@ -407,3 +407,42 @@ def test_a_maximum_that_holds_nothing_back_refuses_nothing() -> None:
     np.testing.assert_array_equal(loose.indices, free.indices)
     with pytest.raises(GateError, match=r"let \d+ pairs be picked and the budget is 60: .* or cost_budget"):
         select(configure(strategy="k_center"), **wanted, **quotas(balance="equal"))
+
+
+def test_ended_by_is_the_budget_only_where_the_number_asked_for_was_reached() -> None:
+    grouped = configure(strategy="k_center", near_duplicates={"threshold": 0.9})
+    num_leading = len(select(grouped, budget_fraction=1.0).indices)
+    assert num_leading < 100
+    maximum = quotas(maximum={"a": 10})
+    for config, demands, expected in (
+        (grouped, {"budget_fraction": 1.0}, "constraints"),
+        (grouped, {"budget_fraction": num_leading / NUM_PAIRS}, "budget"),
+        (grouped, {"budget": num_leading}, "budget"),
+        (configure(strategy="kmeans"), {"budget_fraction": 1.0}, "budget"),
+        (configure(strategy="k_center"), {"costs": COSTS, "cost_budget": 1e6}, "constraints"),
+        (configure(strategy="k_center"), maximum, "constraints"),
+    ):
+        assert select(config, **demands).ended_by == expected
+    dear: dict[str, Any] = {
+        "costs": np.where(np.arange(NUM_PAIRS) < 90, 50.0, 0.1),
+        "cost_budget": 40.0,
+        "divides_gain": False,
+    }
+    shared = select(configure(strategy="random"), budget_fraction=0.5, **dear, **quotas(maximum={"a": 119}))
+    assert (len(shared.indices), shared.ended_by) == (30, "constraints")
+
+
+def test_of_near_duplicates_one_that_may_be_picked_leads() -> None:
+    angles = np.radians([0, 4, 7, 180])  # the second lies too near the first, which is labelled, and near the third
+    pool = make_pool({"image": np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)})
+    groups = group_rows("kind", pa.chunked_array([list("abca")]))
+    barred = QuotaConfig(column="kind", maximum={"b": 0})
+    near = {"threshold": float(np.cos(np.radians(3.5)))}
+    for labelled, fields, demands in (
+        ([0], {"min_distance": float(2 * np.sin(np.radians(2.2))), "near_duplicates": near}, Demands(2)),
+        ([], {"near_duplicates": near}, Demands(2, quotas=barred, groups=groups)),
+    ):
+        config, rows = configure(strategy="random", **fields), np.array(labelled, dtype=np.int64)
+        settled = settle_demands(pool, rows, config, demands)
+        assert settled.near_duplicates is not None
+        assert settled.near_duplicates.leaders[2] == 2, labelled

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from mmcsal_core.errors import ConfigError, GateError
 from mmcsal_core.neighbors.vectors import Floats, Rows
@@ -11,7 +12,7 @@ from mmcsal_core.selection.constraints.config import QuotaConfig
 from mmcsal_core.selection.constraints.cost_budget import CostBudget, hold_back
 from mmcsal_core.selection.constraints.minimum_distance import MinimumDistance
 from mmcsal_core.selection.constraints.near_duplicates import NearDuplicates, group_near_duplicates
-from mmcsal_core.selection.constraints.quotas import Groups, QuotaPlan, Quotas, plan_quotas
+from mmcsal_core.selection.constraints.quotas import Groups, QuotaPlan, Quotas, find_barred, plan_quotas
 from mmcsal_core.selection.engine.eligibility import NO_ROWS, Constraints, Rule
 from mmcsal_core.selection.pool import Pool
 
@@ -88,21 +89,21 @@ def settle_demands(pool: Pool, labelled: Rows, config: SelectionConfig, demands:
     is_open = np.ones(pool.num_pairs, dtype=bool)
     is_open[labelled] = False
     num_unlabelled = int(is_open.sum())
-    is_affordable = (
-        np.ones(pool.num_pairs, dtype=bool) if demands.costs is None else demands.costs <= demands.cost_budget
-    )
+    is_allowed = _find_allowed(pool, labelled, config, demands)
     near_duplicates = None
     if config.near_duplicates.threshold is not None:
         threshold = config.near_duplicates.threshold
-        near_duplicates = group_near_duplicates(pool.joint, labelled, threshold, config.search, is_affordable)
+        may_lead = is_allowed if demands.groups is None else is_allowed & ~find_barred(demands.quotas, demands.groups)
+        near_duplicates = group_near_duplicates(pool.joint, labelled, threshold, config.search, may_lead)
         is_open[near_duplicates.list_closed()] = False
         _check_leaders(demands, num_unlabelled, int(is_open.sum()))
     num_leading = int(is_open.sum())
-    is_open &= is_affordable
-    if config.min_distance is not None:
-        is_open[MinimumDistance(pool.joint, labelled, config.min_distance).close_at_start()] = False
-    num_wanted = num_leading if demands.groups is None else int(is_open.sum())  # quotas share out what there is
-    budget = _count_picks(demands, num_unlabelled, num_wanted)
+    is_open &= is_allowed
+    num_left = num_leading if demands.groups is None else int(is_open.sum())  # quotas share out what there is
+    asked = _count_asked(demands, num_unlabelled)
+    budget = asked
+    if asked is not None and demands.budget_fraction is not None:
+        budget = max(1, min(asked, num_left))
     plan = None
     if demands.groups is not None:
         plan = plan_quotas(demands.quotas, demands.groups, is_open, budget)
@@ -115,6 +116,7 @@ def settle_demands(pool: Pool, labelled: Rows, config: SelectionConfig, demands:
         kinds=None if plan is None else plan.groups.codes,
         prices=demands.costs,
         may_exchange=config.min_distance is None,
+        leave_fewer=budget is None or budget != asked,
     )
     most = int(is_open.sum()) if plan is None else plan.budget
     return Settlement(max(1, most) if budget is None else budget, constraints, plan, near_duplicates)
@@ -165,10 +167,20 @@ def _check_leaders(demands: Demands, num_unlabelled: int, num_open: int) -> None
         )
 
 
-def _count_picks(demands: Demands, num_unlabelled: int, num_open: int) -> int | None:
+def _count_asked(demands: Demands, num_unlabelled: int) -> int | None:
     if demands.budget_fraction is not None:
-        return max(1, min(round(demands.budget_fraction * num_unlabelled), num_open))
+        return max(1, round(demands.budget_fraction * num_unlabelled))
     return demands.budget
+
+
+def _find_allowed(pool: Pool, labelled: Rows, config: SelectionConfig, demands: Demands) -> npt.NDArray[np.bool_]:
+    """Return the rows (N,) that can be afforded and lie far enough from labelled ones."""
+    is_allowed = np.ones(pool.num_pairs, dtype=bool)
+    if demands.costs is not None:
+        is_allowed &= demands.costs <= demands.cost_budget
+    if config.min_distance is not None:
+        is_allowed[MinimumDistance(pool.joint, labelled, config.min_distance).close_at_start()] = False
+    return is_allowed
 
 
 def _make_rules(

@@ -1,7 +1,7 @@
 """Groups of near-duplicates: every member is near its leader, and only the leader may be picked.
 
 Leaders are taken in turn, and each takes the rows near it that no earlier leader has taken: labelled rows first, then
-those that can be afforded, each by the number of near rows, most first, then by row. Every labelled row leads, even one
+those that may be picked, each by the number of near rows, most first, then by row. Every labelled row leads, even one
 near another. As far as the index finds all near rows, which an exact one does and an inverted file nearly, all that
 lies near a label is closed and no two other leaders are near each other; nothing that is closed is farther from its
 leader than the threshold says. Connected components were not chosen: a chain of small steps would join pairs that have
@@ -67,7 +67,7 @@ def group_near_duplicates(
     labelled: Rows,
     threshold: float,
     search: NeighborConfig,
-    is_affordable: npt.NDArray[np.bool_] | None = None,
+    may_lead: npt.NDArray[np.bool_] | None = None,
 ) -> NearDuplicates:
     """Group the rows whose cosine with a leader is at least the threshold.
 
@@ -76,18 +76,18 @@ def group_near_duplicates(
         labelled: (L,) rows that lead before all others, each its own group.
         threshold: in (0, 1].
         search: kind of index.
-        is_affordable: (N,) which rows lead before the rest; None where all are alike.
+        may_lead: (N,) rows that may be picked, which lead before the rest; None where all are alike.
 
     Raises:
         ConfigError: the index has no range search.
     """
     is_later = np.ones(len(joint), dtype=bool)
     is_later[labelled] = False
-    is_dear = np.zeros(len(joint), dtype=bool) if is_affordable is None else ~is_affordable
-    copied, num_copies = find_copied(joint, np.lexsort((np.arange(len(joint)), is_dear, is_later)))
+    is_last = np.zeros(len(joint), dtype=bool) if may_lead is None else ~may_lead
+    copied, num_copies = find_copied(joint, np.lexsort((np.arange(len(joint)), is_last, is_later)))
     distinct = np.flatnonzero(num_copies)
     leaders = np.empty(len(joint), dtype=np.int64)
-    keys = (is_dear[distinct], is_later[distinct])
+    keys = (is_last[distinct], is_later[distinct])
     vectors = joint if len(distinct) == len(joint) else joint[distinct]
     leaders[distinct] = distinct[_lead_distinct(vectors, num_copies[distinct], keys, threshold - ROUNDING, search)]
     leaders = leaders[copied]
@@ -128,7 +128,7 @@ def _lead_distinct(
     threshold: float,
     search: NeighborConfig,
 ) -> Rows:
-    """Return the leaders (n,) of distinct rows; `keys` say who is dear and who is not labelled."""
+    """Return the leaders (n,) of distinct rows; `keys` say who leads last and who is not labelled."""
     index = build_index(joint, search)
     everyone = np.arange(len(joint), dtype=np.int64)
     num_near = np.zeros(len(joint), dtype=np.int64)

@@ -109,6 +109,8 @@ def _choose_column(name: str, table: pa.Table) -> pa.Array:
             "rows, or mend the join that made them"
         )
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if len(column) == 0:  # an empty column may be of any type
+        return pa.array([], pa.string())
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
         raise DataError(f"{name}: pair ids are text or whole numbers, got {kind}; correct the column")
     return pc.cast(column, pa.string()).combine_chunks()

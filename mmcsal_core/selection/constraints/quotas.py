@@ -136,6 +136,11 @@ def plan_quotas(config: QuotaConfig, groups: Groups, is_open: npt.NDArray[np.boo
     return QuotaPlan(groups, least, most, budget)
 
 
+def find_barred(config: QuotaConfig, groups: Groups) -> npt.NDArray[np.bool_]:
+    """Return the rows (N,) of groups that get no pick."""
+    return np.asarray(_fill_in({**config.maximum, **config.exact}, groups, 1)[groups.codes] == 0)
+
+
 def share_out(weights: Floats, least: Rows, most: Rows, total: int) -> Rows:
     """Share picks out in proportion to weights, within limits, by the method of largest remainders, ties to the first.
 

@@ -78,6 +78,7 @@ class Constraints:
         kinds: (N,) numbers; a pick may only be exchanged for a row of its own kind. None where all are of one kind.
         prices: (N,) above 0; a pick may only be exchanged for a row of no higher price. None where there are none.
         may_exchange: whether picks may be exchanged at all.
+        leave_fewer: whether the budget is what they leave, as fewer rows than were asked for or where no number was.
     """
 
     closed: Rows = field(default_factory=lambda: NO_ROWS)
@@ -86,6 +87,7 @@ class Constraints:
     kinds: Rows | None = None
     prices: Floats | None = None
     may_exchange: bool = True
+    leave_fewer: bool = False
 
     def begin(self, num_rows: int, labelled: Rows) -> Eligibility:
         """Return the open rows before the first pick."""
