@@ -96,7 +96,7 @@ def choose_pool(
     return Chosen(
         stored=stored if whole else stored.restrict(kept),
         labelled=own,
-        demands=_make_demands(config, facts, ids.take(kept), own),
+        demands=_make_demands(config, facts, metadata, ids.take(kept), own),
         num_left_out=len(rows) - len(kept),
     )
 
@@ -117,7 +117,7 @@ def check_columns(config: CoresetConfig, pairs: pa.Schema, modalities: Sequence[
         if column not in carried.column_names:
             known = ", ".join(carried.column_names) or "none"
             raise ConfigError(f"{key} must be a column of pairs/, got {column!r}; choose one of {known}")
-    _make_demands(config, carried, pa.chunked_array([], pa.string()), np.arange(0))
+    _make_demands(config, carried, carried, pa.chunked_array([], pa.string()), np.arange(0))
     read_stratum(carried, config.group_column)
 
 
@@ -146,14 +146,22 @@ def _check_left(config: CoresetConfig, num_free: int, num_pairs: int) -> None:
     config.count_picks(num_free)
 
 
-def _make_demands(config: CoresetConfig, metadata: pa.Table | None, ids: pa.ChunkedArray, labelled: Rows) -> Demands:
+def _make_demands(
+    config: CoresetConfig,
+    metadata: pa.Table | None,
+    everything: pa.Table | None,
+    ids: pa.ChunkedArray,
+    labelled: Rows,
+) -> Demands:
+    """Read costs and groups of the pool; `everything` is the metadata of the pairs left out too."""
     costs = groups = None
     if metadata is not None and config.cost_column is not None:
         free = np.delete(np.arange(len(ids)), labelled)  # what is labelled is paid for, whatever its cost says
         costs = np.ones(len(ids))
         costs[free] = read_costs(config.cost_column, metadata[config.cost_column].take(free), ids.take(free))
-    if metadata is not None and config.quotas.column is not None:
-        groups = group_rows(config.quotas.column, metadata[config.quotas.column])
+    if metadata is not None and everything is not None and config.quotas.column is not None:
+        column = config.quotas.column
+        groups = group_rows(column, metadata[column], everything[column])
     return Demands(
         budget=config.budget,
         budget_fraction=config.budget_fraction,

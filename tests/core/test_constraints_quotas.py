@@ -84,8 +84,20 @@ def test_balance_shares_the_whole_budget_out(seed: int) -> None:
 
 def test_proportional_shares_are_those_of_the_largest_remainders() -> None:
     wanted = np.array([3.6, 2.3, 1.9, 0.2])  # sums to 8: floors 3 2 1 0, then remainders .9 and .6
-    shares = share_out(wanted, np.zeros(4, dtype=np.int64), np.full(4, 9), 8)
-    assert shares.tolist() == [4, 2, 2, 0]
+    low, high = share_out(wanted, np.zeros(4, dtype=np.int64), np.full(4, 9), 8)
+    assert low.tolist() == high.tolist() == [4, 2, 2, 0]
+
+
+def test_of_equal_remainders_no_group_is_preferred() -> None:
+    groups = group_rows("kind", pa.chunked_array([list("aabbccdd")]))
+    config = QuotaConfig(column="kind", balance="equal")
+    order = np.array([6, 7, 4, 5, 2, 3, 0, 1])
+    for budget, expected in ((2, [6, 4]), (3, [6, 4, 2]), (4, [6, 4, 2, 0]), (6, [6, 7, 4, 5, 2, 0])):
+        planned = plan(config, groups, budget)
+        assert Eligibility(8, rules=[Quotas(planned)]).take_in_order(order, budget) == expected
+    assert (plan(config, groups, 6).least.tolist(), plan(config, groups, 6).most.tolist()) == ([1] * 4, [2] * 4)
+    low, high = share_out(np.array([2.0, 2.0, 3.0]), np.zeros(3, dtype=np.int64), np.full(3, 9), 5)
+    assert (low.tolist(), high.tolist()) == ([1, 1, 2], [2, 2, 2])  # 1.43, 1.43 and 2.14
 
 
 def test_what_a_capped_group_leaves_is_shared_out_in_proportion() -> None:
@@ -103,19 +115,20 @@ def test_shares_within_limits_are_those_of_one_level_for_all_groups(seed: int) -
     least = rng.integers(0, 12, 7)
     most = least + rng.integers(0, 40, 7)
     total = int(rng.integers(least.sum(), most.sum() + 1))
-    shares = share_out(weights, least, most, total)
+    fewest, largest = share_out(weights, least, most, total)
     low, high = 0.0, float(most.max())
     for _ in range(100):  # the level at which the groups, each within its limits, get the total
         level = (low + high) / 2
         low, high = (low, level) if np.clip(level * weights, least, most).sum() > total else (level, high)
-    assert shares.sum() == total
-    assert ((shares >= least) & (shares <= most)).all()
-    assert (np.abs(shares - np.clip(low * weights, least, most)) < 1).all()
+    assert fewest.sum() <= total <= largest.sum()
+    assert ((least <= fewest) & (fewest <= largest) & (largest <= most)).all()
+    for shares in (fewest, largest):
+        assert (np.abs(shares - np.clip(low * weights, least, most)) < 1).all()
 
 
 def test_shares_keep_to_what_each_group_gets_at_least_and_at_most() -> None:
-    shares = share_out(np.full(4, 5.0), np.array([0, 9, 0, 0]), np.array([2, 20, 20, 20]), 20)
-    assert shares.tolist() == [2, 9, 5, 4]
+    low, high = share_out(np.full(4, 5.0), np.array([0, 9, 0, 0]), np.array([2, 20, 20, 20]), 20)
+    assert (low.tolist(), high.tolist()) == ([2, 9, 4, 4], [2, 9, 5, 5])
 
 
 def test_null_is_a_group_of_its_own_and_values_are_spelled_as_text() -> None:
@@ -139,7 +152,11 @@ def test_columns_that_cannot_be_groups_are_refused() -> None:
         ({"minimum": {"x": 9}}, 12, "kind 'x' needs 9 pairs and has 7: 2 too many"),
         ({"exact": {"x": 9, "y": 5}}, 14, "needs 9 pairs and has 7: 2 too many; kind 'y' needs 5 pairs and has 3: 2"),
         ({"minimum": {"x": 5, "y": 3}}, 7, "minimums sum to 8 and the budget is 7: 1 too many"),
-        ({"maximum": {"x": 4, "y": 1}}, 7, "let 5 pairs be picked and the budget is 7: 2 too few"),
+        (
+            {"maximum": {"x": 4, "y": 1}},
+            7,
+            "let 5 pairs be picked and the budget is 7: 2 too few .'x' 4 of 7; 'y' 1 of 3.; raise",
+        ),
         ({"exact": {"x": 2, "y": 2}}, 7, "let 4 pairs be picked and the budget is 7: 3 too few"),
     ],
 )
@@ -161,8 +178,31 @@ def test_only_rows_that_may_be_picked_count_as_there() -> None:
 
 def test_a_quota_of_a_value_that_is_not_there_is_refused_with_those_that_are() -> None:
     groups = group_rows("kind", pa.chunked_array([["x", "y", None]]))
-    with pytest.raises(ConfigError, match="got 'cat'; in this pool it has null, x, y"):
+    with pytest.raises(ConfigError, match="got 'cat'; it has null, x, y"):
         plan(QuotaConfig.model_validate({"column": "kind", "maximum": {"cat": 3}}), groups, 2)
+
+
+def test_groups_that_the_conditions_have_emptied_have_no_pair() -> None:
+    values = pa.chunked_array([["x", "y", "gone"]])
+    groups = group_rows("kind", values.slice(0, 2), values)
+    assert (groups.names, groups.codes.tolist()) == (("gone", "x", "y"), [1, 2])
+    for quotas in ({"maximum": {"gone": 4}}, {"exact": {"gone": 0}}, {"balance": "equal"}, {"balance": "proportional"}):
+        config = QuotaConfig.model_validate({"column": "kind", **quotas})
+        assert Eligibility(2, rules=[Quotas(plan(config, groups, 2))]).take_in_order(np.arange(2), 2) == [0, 1]
+    words = r"kind 'gone' needs 4 pairs and has 0: 4 too many; lower the quota, or loosen where, exclude, near_dup"
+    with pytest.raises(GateError, match=words):
+        plan(QuotaConfig(column="kind", minimum={"gone": 4}), groups, 9)
+    both = pa.chunked_array([["null", None]])
+    assert group_rows("kind", both.slice(1), both).names == ("null",)
+
+
+def test_only_so_many_groups_are_named() -> None:
+    groups = group_rows("kind", pa.chunked_array([[f"{number:03d}" for number in range(100)]]))
+    names = groups.names
+    for quotas in ({"minimum": dict.fromkeys(names, 2)}, {"maximum": dict.fromkeys(names, 0)}, {"maximum": {"x": 2}}):
+        with pytest.raises((GateError, ConfigError), match=r"'?019'?[^0].*(80 more|\.\.\.)") as raised:
+            plan(QuotaConfig.model_validate({"column": "kind", **quotas}), groups, 300)
+        assert "020" not in str(raised.value)
 
 
 def test_maximums_alone_need_no_budget() -> None:

@@ -208,6 +208,11 @@ def test_weights_of_modalities_change_what_is_near(made: PairArtifacts, tmp_path
         ({"where": "kind = 'owl'", "budget": 200}, GateError, "200 pairs are asked for and"),
         ({"quotas": {"column": "colour", "maximum": {"red": 2}}}, ConfigError, "quotas.column .*got 'colour'"),
         ({"quotas": {"column": "kind", "maximum": {"emu": 2}}}, ConfigError, "got 'emu'; .*cat, dog, null, owl"),
+        (
+            {"where": "kind = 'cat'", "quotas": {"column": "kind", "minimum": {"owl": 4}}},
+            GateError,
+            "kind 'owl' needs 4 pairs and has 0: 4 too many; .* where",
+        ),
         ({"quotas": {"column": "kind", "exact": {"null": 24}}}, GateError, "kind 'null' needs 24 pairs and has"),
         ({"cost_column": "text", "cost_budget": 3}, ConfigError, "cost_column must hold numbers, 'text' holds string"),
         ({"cost_column": "price", "cost_budget": 0.1}, GateError, "nothing could be picked"),

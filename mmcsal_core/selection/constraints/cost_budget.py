@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from mmcsal_core.errors import ConfigError, DataError, GateError
 from mmcsal_core.neighbors.vectors import Floats, Rows
-from mmcsal_core.selection.constraints.quotas import SHOWN_GROUPS, Groups, QuotaPlan
+from mmcsal_core.selection.constraints.quotas import Groups, QuotaPlan, name_first
 from mmcsal_core.selection.engine.eligibility import NO_ROWS
 
 ROUNDING = 1e-9
@@ -133,8 +133,7 @@ def _explain(plan: QuotaPlan, held: Rows, costs: Floats, budget: float) -> str:
     sums = np.bincount(groups.codes[held], costs[held], minlength=len(groups.names))
     dearest = [group for group in np.argsort(-sums, kind="stable").tolist() if sums[group] > 0]
     shown = [f"{groups.names[group]!r} {sums[group]:.12g} for {plan.least[group]} pairs" for group in dearest]
-    more = [f"{len(shown) - SHOWN_GROUPS} more"] if len(shown) > SHOWN_GROUPS else []
     return (
         f"the quotas on {groups.column} cost at least {sums.sum():.12g} and cost_budget is {budget:.12g}: "
-        f"{'; '.join(shown[:SHOWN_GROUPS] + more)}; raise cost_budget or lower a quota"
+        f"{name_first(shown)}; raise cost_budget or lower a quota"
     )

@@ -23,6 +23,9 @@ NULL_GROUP = "null"
 
 SHOWN_GROUPS = 20
 
+EQUAL = 1e-9
+"""Difference of remainders that are equal but for rounding."""
+
 
 @dataclass(frozen=True, eq=False)
 class Groups:
@@ -82,8 +85,13 @@ class QuotaPlan:
             )
 
 
-def group_rows(column: str, values: pa.ChunkedArray) -> Groups:
+def group_rows(column: str, values: pa.ChunkedArray, known: pa.ChunkedArray | None = None) -> Groups:
     """Group rows by the text of a metadata column.
+
+    Args:
+        column: its name.
+        values: (N,) of the rows.
+        known: values of the same column whose groups have a name too, though they may have no row.
 
     Raises:
         ConfigError: the column has no text form, e.g. lists.
@@ -91,14 +99,16 @@ def group_rows(column: str, values: pa.ChunkedArray) -> Groups:
     """
     try:
         text = pc.cast(values, pa.string()).combine_chunks()
+        known_text = text if known is None else pc.cast(known, pa.string())
     except pa.ArrowException as error:
         raise ConfigError(
             f"quotas.column must hold numbers, booleans, dates or text, {column!r} holds {values.type}; choose another"
         ) from error
     if text.null_count and pc.any(pc.equal(text, NULL_GROUP)).as_py():
         raise DataError(f"{column} has both NULL and the text {NULL_GROUP!r}, which are one word; rename the text")
-    names, codes = np.unique(pc.fill_null(text, NULL_GROUP).to_numpy(zero_copy_only=False), return_inverse=True)
-    return Groups(column, tuple(map(str, names)), codes.astype(np.int64))
+    names = sorted(pc.unique(pc.fill_null(known_text, NULL_GROUP)).to_pylist())
+    codes = pc.index_in(pc.fill_null(text, NULL_GROUP), value_set=pa.array(names, pa.string()))
+    return Groups(column, tuple(names), codes.to_numpy(zero_copy_only=False).astype(np.int64))
 
 
 def plan_quotas(config: QuotaConfig, groups: Groups, is_open: npt.NDArray[np.bool_], budget: int | None) -> QuotaPlan:
@@ -118,21 +128,25 @@ def plan_quotas(config: QuotaConfig, groups: Groups, is_open: npt.NDArray[np.boo
     available = groups.count(np.flatnonzero(is_open))
     least = _fill_in({**config.minimum, **config.exact}, groups, 0)
     most = _fill_in({**config.maximum, **config.exact}, groups, len(is_open))
-    lacking = np.flatnonzero(least > available)
-    if len(lacking):
+    if (least > available).any():
         raise GateError(
-            f"quotas need more pairs than may be picked: {_explain(groups, lacking, least, available)}; lower the "
-            "quota, or loosen where, exclude, near_duplicates, min_distance or cost_budget"
+            f"quotas need more pairs than may be picked: {_explain_lack(groups, least, available)}; lower the quota, "
+            "or loosen where, exclude, near_duplicates, min_distance or cost_budget"
         )
-    is_binding = config.balance is not None or bool((most < available).any())
     most = np.minimum(most, available)
     if budget is None:
         return QuotaPlan(groups, least, most, int(most.sum()))
-    _check_sums(groups, least, most, budget, is_binding)
+    if least.sum() > budget:
+        raise GateError(
+            f"minimums sum to {least.sum()} and the budget is {budget}: {least.sum() - budget} too many; lower a "
+            "minimum or raise the budget"
+        )
+    if most.sum() < budget and (config.balance is not None or (most < available).any()):
+        raise GateError(_explain_shortage(groups, most, available, budget))
     if config.balance is not None:
         sizes = groups.count(np.arange(len(groups.codes)))
-        weights = np.ones(len(sizes)) if config.balance == "equal" else sizes.astype(np.float64)
-        least = most = share_out(weights, least, most, budget)
+        weights = np.ones(len(sizes)) if config.balance == "equal" else np.maximum(sizes, 1).astype(np.float64)
+        least, most = share_out(weights, least, most, budget)
     return QuotaPlan(groups, least, most, budget)
 
 
@@ -141,11 +155,12 @@ def find_barred(config: QuotaConfig, groups: Groups) -> npt.NDArray[np.bool_]:
     return np.asarray(_fill_in({**config.maximum, **config.exact}, groups, 1)[groups.codes] == 0)
 
 
-def share_out(weights: Floats, least: Rows, most: Rows, total: int) -> Rows:
-    """Share picks out in proportion to weights, within limits, by the method of largest remainders, ties to the first.
+def share_out(weights: Floats, least: Rows, most: Rows, total: int) -> tuple[Rows, Rows]:
+    """Share picks out in proportion to weights, within limits, by the method of largest remainders.
 
-    What a group cannot take, or has beyond its share, is shared out among the groups that no limit holds, in proportion
-    again, as water would fill vessels of these widths.
+    Of groups with equal remainders, where not all can be rounded up, any may be. What a group cannot take, or has
+    beyond its share, is shared out among the groups that no limit holds, in proportion again, as water would fill
+    vessels of these widths.
 
     Args:
         weights: (G,) above 0.
@@ -154,13 +169,18 @@ def share_out(weights: Floats, least: Rows, most: Rows, total: int) -> Rows:
         total: between the sums of `least` and `most`.
 
     Returns:
-        (G,) that sum to the total.
+        (G,) picks at least and (G,) at most, which differ by 1 where remainders are equal, else not at all.
     """
     wanted = _fill(weights, least, most, total)
     shares = np.floor(wanted).astype(np.int64)
-    by_remainder = np.argsort(shares - wanted, kind="stable")
-    shares[by_remainder[: total - int(shares.sum())]] += 1
-    return shares
+    num_left = total - int(shares.sum())
+    if num_left == 0:
+        return shares, shares
+    remainders = wanted - shares
+    last = np.sort(remainders)[-num_left]  # the smallest that is rounded up
+    fewest = shares + (remainders > last + EQUAL)
+    largest = shares + (remainders >= last - EQUAL)
+    return (largest if largest.sum() == total else fewest), largest
 
 
 class Quotas:
@@ -191,21 +211,6 @@ class Quotas:
         return np.concatenate([self._members[group] for group in closing]) if len(closing) else NO_ROWS
 
 
-def _check_sums(groups: Groups, least: Rows, most: Rows, budget: int, is_binding: bool) -> None:
-    """Refuse a budget under the minimums, or one that quotas, rather than the pool, keep from being reached."""
-    if least.sum() > budget:
-        raise GateError(
-            f"minimums sum to {least.sum()} and the budget is {budget}: {least.sum() - budget} too many; lower a "
-            "minimum or raise the budget"
-        )
-    if is_binding and most.sum() < budget:
-        raise GateError(
-            f"the quotas on {groups.column} let {most.sum()} pairs be picked and the budget is {budget}: "
-            f"{budget - most.sum()} too few; raise a maximum, lower the budget, or loosen where, exclude, "
-            "near_duplicates, min_distance or cost_budget"
-        )
-
-
 def _fill(weights: Floats, least: Rows, most: Rows, total: int) -> Floats:
     """Return shares that need not be whole: one multiple of all weights, cut to the limits."""
     wanted, is_free = np.zeros(len(weights)), np.ones(len(weights), dtype=bool)
@@ -231,15 +236,30 @@ def _refuse_unknown(config: QuotaConfig, groups: Groups) -> None:
     unknown = sorted(set(asked) - set(groups.names))
     if unknown:
         shown = ", ".join(groups.names[:SHOWN_GROUPS]) + (", ..." if len(groups.names) > SHOWN_GROUPS else "")
-        raise ConfigError(
-            f"quotas are of values of the column {groups.column!r}, got {unknown[0]!r}; in this pool it has {shown}"
-        )
+        raise ConfigError(f"quotas are of values of the column {groups.column!r}, got {unknown[0]!r}; it has {shown}")
 
 
-def _explain(groups: Groups, lacking: Rows, least: Rows, available: Rows) -> str:
-    lines: Sequence[str] = [
-        f"{groups.column} {groups.names[group]!r} needs {least[group]} pairs and has {available[group]}: "
-        f"{least[group] - available[group]} too many"
-        for group in lacking[:SHOWN_GROUPS].tolist()
-    ]
-    return "; ".join(lines) + (f"; {len(lacking) - SHOWN_GROUPS} more" if len(lacking) > SHOWN_GROUPS else "")
+def _explain_lack(groups: Groups, least: Rows, available: Rows) -> str:
+    return name_first(
+        [
+            f"{groups.column} {groups.names[group]!r} needs {least[group]} pairs and has {available[group]}: "
+            f"{least[group] - available[group]} too many"
+            for group in np.flatnonzero(least > available).tolist()
+        ]
+    )
+
+
+def _explain_shortage(groups: Groups, most: Rows, available: Rows, budget: int) -> str:
+    capped = np.flatnonzero(most < available).tolist()
+    bound = [f"{groups.names[group]!r} {most[group]} of {available[group]}" for group in capped]
+    return (
+        f"the quotas on {groups.column} let {most.sum()} pairs be picked and the budget is {budget}: "
+        f"{budget - most.sum()} too few ({name_first(bound) or 'balance shares the whole budget out'}); raise a "
+        "maximum, lower the budget, or loosen where, exclude, near_duplicates, min_distance or cost_budget"
+    )
+
+
+def name_first(groups: Sequence[str]) -> str:
+    """Join what is said of each group; of many only the first are named."""
+    more = [f"{len(groups) - SHOWN_GROUPS} more"] if len(groups) > SHOWN_GROUPS else []
+    return "; ".join([*groups[:SHOWN_GROUPS], *more])
