@@ -36,6 +36,14 @@ def test_a_pick_that_costs_more_than_is_left_is_skipped_for_good(seed: int) -> N
 def test_sums_of_costs_are_not_cut_short_by_rounding() -> None:
     rule = CostBudget(np.full(12, 0.1), 1.0)
     assert len(Eligibility(12, rules=[rule]).take_in_order(np.arange(12), 12)) == 10
+    many = Eligibility(20_002, rules=[CostBudget(np.full(20_002, 0.1), 2_000.0)])
+    assert len(many.take_in_order(np.arange(20_002), 20_002)) == 20_000
+
+
+def test_a_cost_budget_is_not_passed_by_the_least_that_can_be_told() -> None:
+    for costs, budget in (([5e8, 5e8 + 1], 1e9), ([1e9 + 1e-3], 1e9), ([0.5, 0.5 + 1e-14], 1.0)):
+        eligibility = Eligibility(len(costs), rules=[CostBudget(np.array(costs), budget)])
+        assert len(eligibility.take_in_order(np.arange(len(costs)), 2)) == len(costs) - 1
 
 
 @pytest.mark.parametrize("values", [[1.0, None, 2.0], [1.0, 0.0, 2.0], [1.0, float("nan"), 2.0], [1, -1, 2]])
@@ -131,6 +139,20 @@ def test_equal_rows_are_found_in_the_order_asked_for() -> None:
     copied, num_copies = find_copied(joint, np.arange(100)[::-1])
     assert copied.tolist() == [*range(50, 99), 49, *range(50, 100)]
     assert num_copies.tolist() == [0] * 49 + [1] + [2] * 49 + [1]
+
+
+def test_an_index_that_misses_near_rows_leaves_none_near_a_label_open() -> None:
+    rng = np.random.default_rng(3)
+    joint = make_units(1000, 16, seed=3)[np.repeat(np.arange(1000), 4)]
+    joint += (0.04 * rng.normal(size=joint.shape)).astype(np.float32)
+    joint /= np.linalg.norm(joint, axis=1, keepdims=True)
+    labelled = np.arange(0, 4000, 40)
+    groups = group_near_duplicates(joint, labelled, 0.97, NeighborConfig(index_key="IVF64,Flat", nprobe=1))
+    is_open = np.ones(4000, dtype=bool)
+    is_open[groups.list_closed()] = False
+    assert (joint[is_open] @ joint[labelled].T).max() < 0.97
+    own = (joint * joint[groups.leaders]).sum(axis=1)
+    assert own.min() >= 0.97 - 1e-5
 
 
 def test_a_chain_of_near_pairs_is_not_one_group() -> None:

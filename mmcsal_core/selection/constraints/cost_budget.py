@@ -1,6 +1,8 @@
 """A cost budget: picks may not cost more together than there is, and minimums of groups must be met from it."""
 
+import math
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +14,13 @@ from mmcsal_core.neighbors.vectors import Floats, Rows
 from mmcsal_core.selection.constraints.quotas import Groups, QuotaPlan, name_first
 from mmcsal_core.selection.engine.eligibility import NO_ROWS
 
-ROUNDING = 1e-9
+ROUNDING = 4 * float(np.finfo(np.float64).eps)
 """Share of the cost budget that sums of costs may pass it by, so that ten times 0.1 is 1."""
+
+
+def allow(budget: float) -> float:
+    """Return what may be spent of a cost budget; sums are compared with it as exact as they are."""
+    return budget * (1 + ROUNDING)
 
 
 def read_costs(column: str, values: pa.ChunkedArray, ids: pa.ChunkedArray) -> Floats:
@@ -58,7 +65,7 @@ def hold_back(plan: QuotaPlan, is_open: npt.NDArray[np.bool_], costs: Floats, bu
     order = rows[np.lexsort((rows, costs[rows], codes[rows]))]
     place = np.arange(len(order)) - np.searchsorted(codes[order], codes[order])
     held = order[place < plan.least[codes[order]]]
-    if costs[held].sum() > budget * (1 + ROUNDING):
+    if math.fsum(costs[held].tolist()) > allow(budget):
         raise GateError(_explain(plan, held, costs, budget))
     return replace(plan, held=held)
 
@@ -75,7 +82,7 @@ class CostBudget:
 
     Args:
         costs: (N,) above 0.
-        budget: what there is to spend.
+        budget: what there is to spend, finite.
         plan: from `hold_back`, where there are quotas.
     """
 
@@ -91,7 +98,7 @@ class CostBudget:
         self._held_price = np.array([costs[rows].max(initial=0.0) for rows in self._held])
         self._is_held = np.zeros(len(costs), dtype=bool)
         self._is_held[held] = True
-        self._free = budget * (1 + ROUNDING) - float(costs[held].sum())
+        self._free = max(Fraction(0), Fraction(allow(budget)) - sum(map(Fraction, costs[held].tolist())))
 
     def close_at_start(self) -> Rows:
         """Return the rows that cost more than there is beside the minimums."""
@@ -99,7 +106,8 @@ class CostBudget:
 
     def close_after(self, row: int) -> Rows:
         """Pay for a pick; return the rows that cost more than is left beside the minimums."""
-        self._free = max(0.0, self._free - float(self._costs[row]) + self._release(row))
+        spent = Fraction(float(self._costs[row])) - Fraction(self._release(row))
+        self._free = max(Fraction(0), self._free - spent)
         return self._close()
 
     def _release(self, row: int) -> float:
@@ -116,7 +124,9 @@ class CostBudget:
         return float(self._costs[released])
 
     def _close(self) -> Rows:
-        limits = self._free + self._held_price  # a pick of such a group releases the money of the dearest held row
+        limits = (
+            float(self._free) + self._held_price
+        )  # a pick of such a group releases the money of the dearest held row
         closing = [self._cut(group, limits[group]) for group in np.flatnonzero(self._dearest > limits).tolist()]
         return np.concatenate(closing) if closing else NO_ROWS
 

@@ -9,7 +9,7 @@ from mmcsal_core.errors import ConfigError, GateError
 from mmcsal_core.neighbors.vectors import Floats, Rows
 from mmcsal_core.selection.config import SelectionConfig, Strategy
 from mmcsal_core.selection.constraints.config import QuotaConfig
-from mmcsal_core.selection.constraints.cost_budget import CostBudget, hold_back
+from mmcsal_core.selection.constraints.cost_budget import CostBudget, allow, hold_back
 from mmcsal_core.selection.constraints.minimum_distance import MinimumDistance
 from mmcsal_core.selection.constraints.near_duplicates import NearDuplicates, group_near_duplicates
 from mmcsal_core.selection.constraints.quotas import Groups, QuotaPlan, Quotas, find_barred, plan_quotas
@@ -177,7 +177,7 @@ def _find_allowed(pool: Pool, labelled: Rows, config: SelectionConfig, demands: 
     """Return the rows (N,) that can be afforded and lie far enough from labelled ones."""
     is_allowed = np.ones(pool.num_pairs, dtype=bool)
     if demands.costs is not None:
-        is_allowed &= demands.costs <= demands.cost_budget
+        is_allowed &= demands.costs <= allow(demands.cost_budget)
     if config.min_distance is not None:
         is_allowed[MinimumDistance(pool.joint, labelled, config.min_distance).close_at_start()] = False
     return is_allowed
@@ -187,7 +187,7 @@ def _make_rules(
     pool: Pool, labelled: Rows, config: SelectionConfig, demands: Demands, plan: QuotaPlan | None
 ) -> list[Rule]:
     rules: list[Rule] = [] if plan is None else [Quotas(plan)]
-    if demands.costs is not None:
+    if demands.costs is not None and np.isfinite(demands.cost_budget):
         rules.append(CostBudget(demands.costs, demands.cost_budget, plan))
     if config.min_distance is not None and not is_distance_the_gain(config, demands.divisors):
         rules.append(MinimumDistance(pool.joint, labelled, config.min_distance))

@@ -2,10 +2,10 @@
 
 Leaders are taken in turn, and each takes the rows near it that no earlier leader has taken: labelled rows first, then
 those that may be picked, each by the number of near rows, most first, then by row. Every labelled row leads, even one
-near another. As far as the index finds all near rows, which an exact one does and an inverted file nearly, all that
-lies near a label is closed and no two other leaders are near each other; nothing that is closed is farther from its
-leader than the threshold says. Connected components were not chosen: a chain of small steps would join pairs that have
-nothing in common.
+near another; what is near a label and the index has missed is found by comparing all rows with all labels, so that all
+of it is closed. No two other leaders are near each other as far as the index finds all near rows, which an exact one
+does and an inverted file nearly. Nothing that is closed is farther from its leader than the threshold says. Connected
+components were not chosen: a chain of small steps would join pairs that have nothing in common.
 
 Butina, "Unsupervised data base clustering based on Daylight's fingerprint and Tanimoto similarity" (1999).
 """
@@ -20,6 +20,7 @@ from mmcsal_core.errors import ConfigError
 from mmcsal_core.neighbors.config import NeighborConfig
 from mmcsal_core.neighbors.index import Index, build_index
 from mmcsal_core.neighbors.vectors import Rows, Vectors, iter_blocks
+from mmcsal_core.selection.cells import find_nearest_pick, measure_distances
 
 ROUNDING = 1e-6
 """Error of a float32 cosine, so that a threshold of 1 finds exact duplicates."""
@@ -136,10 +137,12 @@ def _lead_distinct(
         places = np.repeat(np.arange(len(rows)), np.diff(limits))
         num_near[rows] = np.bincount(places, num_copies[near], minlength=len(rows))
     order = np.lexsort((everyone, -num_near, *keys))
-    labelled = np.flatnonzero(~keys[1])
-    leaders = np.full(len(joint), NO_LEADER, dtype=np.int64)
-    leaders[labelled] = labelled
-    _take_turns(index, joint, order[num_near[order] > 1], threshold, leaders)
+    order = order[num_near[order] > 1]
+    is_labelled = ~keys[1]
+    leaders = np.where(is_labelled, everyone, NO_LEADER)
+    _take_turns(index, joint, order[is_labelled[order]], threshold, leaders)
+    _join_nearest(joint, np.flatnonzero(is_labelled), threshold, leaders)
+    _take_turns(index, joint, order[~is_labelled[order]], threshold, leaders)
     return np.where(leaders == NO_LEADER, everyone, leaders)
 
 
@@ -157,6 +160,15 @@ def _take_turns(index: Index, joint: Vectors, order: Rows, threshold: float, lea
                     found = found[leaders[found] == NO_LEADER]
                     leaders[found[joint[found] @ joint[row] >= threshold]] = row  # an index may compress vectors
                     leaders[row] = row
+
+
+def _join_nearest(joint: Vectors, labelled: Rows, threshold: float, leaders: Rows) -> None:
+    """Let labelled rows lead what is near them and the index has missed, in place."""
+    if len(labelled):
+        free = np.flatnonzero(leaders == NO_LEADER)
+        nearest = labelled[find_nearest_pick(joint, labelled)][free]
+        is_near = 1 - measure_distances(joint, free, nearest) ** 2 / 2 >= threshold
+        leaders[free[is_near]] = nearest[is_near]
 
 
 def _find_near(index: Index, joint: Vectors, rows: Rows, threshold: float) -> Iterator[tuple[Rows, Rows, Rows]]:
