@@ -39,7 +39,10 @@ class SelectionConfig(Settings):
         description="weight of a modality in every distance, e.g. {image: 2}; 1 where none is given, 0 leaves it out",
     )
     min_gain: float | None = Field(
-        None, gt=0, description="end before the first pick whose gain (by cost where cost_rule says so) is below"
+        None,
+        gt=0,
+        description="end before the first pick whose gain (by cost where cost_rule says so) is below; above 0, since a "
+        "pick that gains nothing is a matter of when_exhausted",
     )
     min_distance: float | None = Field(
         None, gt=0, le=2, description="no pick lies nearer than this to an earlier pick or a labelled pair"

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
 from mmcsal_core.errors import ConfigError, GateError
 from mmcsal_core.neighbors import KernelConfig
@@ -265,6 +266,17 @@ def test_what_a_strategy_cannot_do_is_refused_by_both_names(strategy: Strategy) 
     if strategy in BY_NUMBER:
         with pytest.raises(ConfigError, match=f"strategy {strategy} must know how many"):
             select(configure(strategy=strategy, min_distance=0.1))
+
+
+def test_a_minimum_gain_is_above_0_and_a_gain_that_equals_it_is_picked() -> None:
+    with pytest.raises(ValidationError, match="greater than 0"):
+        configure(min_gain=0)
+    angles = np.radians([0, 180, 90])
+    pool = make_pool({"image": np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)})
+    whole = select_coreset(pool.embeddings, 3, config=configure(strategy="k_center"))
+    least = float(whole.gains[2])
+    ended = select_coreset(pool.embeddings, None, config=configure(strategy="k_center", min_gain=least))
+    assert len(ended.indices) == 3
 
 
 def test_a_minimum_gain_ends_probcover_where_its_own_picks_pass_it() -> None:
