@@ -42,13 +42,18 @@ def choose_engine(resources: Resources) -> Engine:
     """Return the engine on actors where any are asked for, else that of this process."""
     screening = resources.selection_screening
     if resources.selection_actors == 0:
-        return LocalEngine(screening=screening, device=find_device(resources))
-    return RayEngine(resources.selection_actors, num_cpus=min(1.0, resources.cpus_per_actor), screening=screening)
+        return LocalEngine(screening=screening, device=find_device(resources.gpus_per_actor))
+    return RayEngine(
+        resources.selection_actors,
+        num_cpus=min(1.0, resources.cpus_per_actor),
+        screening=screening,
+        num_gpus=resources.selection_gpus,
+    )
 
 
-def find_device(resources: Resources) -> str | None:
-    """Return where this process multiplies: on its GPU where there is one and workers may use GPUs, else by numpy."""
-    if resources.gpus_per_actor == 0:
+def find_device(num_gpus: float) -> str | None:
+    """Return where this process multiplies: on its GPU where there is one and GPUs may be used, else by numpy."""
+    if num_gpus == 0:
         return None
     import torch  # noqa: PLC0415  slow to load
 
@@ -62,11 +67,15 @@ class RayEngine:
         num_actors: started at once and kept; a pool of few blocks leaves the last ones idle.
         num_cpus: that Ray reserves for each; an actor computes on one thread.
         screening: as for `LocalEngine`.
+        num_gpus: that Ray reserves for each; k-center multiplies on them, by numpy where a node has none after all.
     """
 
-    def __init__(self, num_actors: int, num_cpus: float = 1.0, screening: Screening = "off") -> None:
-        self.actors = ShardActors(num_actors, num_cpus)
+    def __init__(
+        self, num_actors: int, num_cpus: float = 1.0, screening: Screening = "off", num_gpus: float = 0.0
+    ) -> None:
+        self.actors = ShardActors(num_actors, num_cpus, num_gpus)
         self._screening: Screening = screening
+        self._num_gpus = num_gpus
 
     def open_cover(self, kernel: sparse.csr_array, objective: Cover, closed: Rows) -> "RayShards":
         """Return shards of `CoverShard`."""
@@ -78,16 +87,29 @@ class RayEngine:
         """Return shards of `KCenterShard`."""
         shards = {
             span.start: partial(
-                KCenterShard,
+                _open_k_center_shard,
                 np.asarray(vectors[span]),  # a memory-mapped file leaves as a plain array
                 span.start,
                 closed,
                 None if costs is None else costs[span],
-                screening=self._screening,
+                self._screening,
+                self._num_gpus,
             )
             for span in split_rows(len(vectors), len(self.actors.handles))
         }
         return RayShards(KCenterShard, shards, self.actors)
+
+
+def _open_k_center_shard(
+    vectors: npt.NDArray[np.floating],
+    first_row: int,
+    closed: Rows,
+    costs: Floats | None,
+    screening: Screening,
+    num_gpus: float,
+) -> KCenterShard:
+    """Open a shard where it will stay: the device is that of the actor's node."""
+    return KCenterShard(vectors, first_row, closed, costs, screening=screening, device=find_device(num_gpus))
 
 
 class RayShards:

@@ -85,12 +85,13 @@ class ShardActors:
     Args:
         num_actors: to start.
         num_cpus: that Ray reserves for each.
+        num_gpus: that Ray reserves for each.
     """
 
-    def __init__(self, num_actors: int, num_cpus: float) -> None:
-        options = {"num_cpus": num_cpus, "max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}
-        self._num_cpus = num_cpus
-        self._start = ray.remote(ShardActor).options(**options).remote
+    def __init__(self, num_actors: int, num_cpus: float, num_gpus: float = 0.0) -> None:
+        places = {"num_cpus": num_cpus, "num_gpus": num_gpus, "scheduling_strategy": "SPREAD"}
+        self._num_cpus, self._num_gpus = num_cpus, num_gpus
+        self._start = ray.remote(ShardActor).options(**places, max_restarts=0, max_task_retries=0).remote
         self.handles = [self._start() for _ in range(num_actors)]
         self._are_up = [actor.__ray_ready__.remote() for actor in self.handles]
         self.keys = itertools.count()
@@ -112,13 +113,14 @@ class ShardActors:
 
     def _warn(self, num_missing: int) -> None:
         _log.warning(
-            "the selection waits: %d of its %d actors have not started, each takes %g CPUs, and %g CPUs are free on "
-            "all nodes together; where these are too few, free some, or lower resources.selection_actors and run "
-            "again: it goes on from the pick log",
+            "the selection waits: %d of its %d actors have not started, each takes %g CPUs and %g GPUs, and %g CPUs "
+            "and %g GPUs are free on all nodes together; where these are too few, free some, or lower "
+            "resources.selection_actors or resources.selection_gpus and run again: it goes on from the pick log",
             num_missing,
             len(self.handles),
             self._num_cpus,
-            ray.available_resources().get("CPU", 0.0),
+            self._num_gpus,
+            *(ray.available_resources().get(kind, 0.0) for kind in ("CPU", "GPU")),
         )
 
     def replace(self, number: int, dead: ActorHandle, first_row: int, error: RayError) -> None:

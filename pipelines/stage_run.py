@@ -29,6 +29,9 @@ class Resources(Settings):
     selection_actors: int = Field(
         0, ge=0, description="actors that hold the pool while pairs are picked, a core each; 0 picks in the driver"
     )
+    selection_gpus: float = Field(
+        0.0, ge=0, description="GPUs a selection actor, on which k-center multiplies; it changes no pick"
+    )
     selection_screening: Screening = Field(
         "off", description="cheaper products that k-center tries first: off, prefix, int8, or auto for the fastest"
     )

@@ -10,7 +10,8 @@ from ray import cloudpickle
 from mmcsal_core.selection.engine.engines import LocalEngine
 from mmcsal_core.selection.engine.screening import PrefixScreen
 from mmcsal_core.selection.k_center import select_k_center
-from pipelines.selection_engine import RayEngine
+from pipelines.selection_engine import RayEngine, choose_engine
+from pipelines.stage_run import Resources
 from tests.pipelines.pool_selections import POOL, ListLog, ask, check_same, select, select_plainly, start_engine
 
 NOTHING = np.empty(0, dtype=np.int64)
@@ -60,6 +61,14 @@ def test_the_same_bits_however_the_actors_screen(engines: dict[int, RayEngine]) 
     check_same(select("k_center", ask(engine, log)), select_plainly("k_center"))
     assert len(looks) >= 8
     assert all(ray.get(looks))
+
+
+def test_actors_reserve_a_share_of_a_gpu_and_pick_the_same_with_or_without_one() -> None:
+    engine = choose_engine(Resources(selection_actors=2, cpus_per_actor=0.1, selection_gpus=0.5))
+    assert isinstance(engine, RayEngine)
+    check_same(select("k_center", ask(engine)), select_plainly("k_center"))
+    reserved = [actor.__ray_call__.remote(lambda _: ray.get_gpu_ids()) for actor in engine.actors.handles]
+    assert ray.get(reserved) == [[0], [0]]
 
 
 @pytest.mark.parametrize("name", ["k_center", "coverage", "mmcsal"])

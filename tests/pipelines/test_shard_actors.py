@@ -166,7 +166,8 @@ def test_a_selection_that_waits_for_a_core_says_so_and_goes_on(
         threading.Thread(target=free_when_told).start()
         assert [len(ranks) for ranks, _ in shards.gather("read_nearest")] == [1024, 1024]
     message = list_waits(caplog)[0]
-    assert "1 of its 2 actors have not started, each takes 0.6 CPUs, and 0.2 CPUs are free on all nodes" in message
+    assert "1 of its 2 actors have not started, each takes 0.6 CPUs and 0 GPUs" in message
+    assert "0.2 CPUs and 1 GPUs are free on all nodes" in message
     assert "lower resources.selection_actors" in message
 
 
