@@ -1,9 +1,9 @@
 """The train stage: features/ in, encoder/ out: `encoder.safetensors`, `encoder.json`, `metrics.json`.
 
 Ray Train starts the workers, one on a laptop or many on a cluster, and starts them again after a crash. The maths of an
-epoch is `EncoderFit`, the same as in process. Every worker reads all features, sorted by `pair_id`, and takes its slice
-of each batch. After each epoch the first worker publishes a checkpoint beside the encoder, from which a new attempt or
-a new run goes on; the checkpoints are deleted before the artifact is finished.
+epoch is `EncoderFit`, the same as in process. Every worker maps all features, sorted by `pair_id`, from a scratch file,
+and takes its slice of each batch. After each epoch the first worker publishes a checkpoint beside the encoder, from
+which a new attempt or a new run goes on; the checkpoints are deleted before the artifact is finished.
 
 Ray Train's own checkpoints were not chosen: they need a path that all nodes share, and know no fingerprint. Feeding
 the workers through Ray Data was not chosen: its blocks come in no fixed order. The fit is driven from a Ray task, not
@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import faiss
-import numpy as np
-import numpy.typing as npt
 import ray
 import ray.train
 import ray.train.torch
@@ -32,9 +30,8 @@ from mmcsal_core.encoder.training_set import check_counts, check_sizes
 from mmcsal_core.encoder.workers import Workers
 from mmcsal_core.errors import MmcsalError
 from mmcsal_core.metrics import diagnose_embeddings
-from mmcsal_core.schema import PAIR_ID, feature_column
 from mmcsal_core.storage import FileRecord, Store, hash_bytes
-from mmcsal_core.vector_columns import stack_vectors
+from pipelines.feature_spool import spool_features
 from pipelines.stage_run import Resources, StageProgress, StageRun
 
 STAGE = "train"
@@ -159,7 +156,7 @@ def _train_on_worker(loop_config: dict[str, Any]) -> None:
     torch.set_num_threads(num_threads)
     faiss.omp_set_num_threads(num_threads)
     device = str(ray.train.torch.get_device()) if _uses_gpu(task) else "cpu"
-    features = read_features(task.features, task.modalities)
+    features = spool_features(task.features, task.modalities)
     fit = EncoderFit(features, task.config, task.seed, device=device, workers=Workers.current())
     is_first = fit.workers.rank == 0
     before = diagnose_embeddings(fit.embed_diagnosed(), task.seed) if is_first else {}
@@ -178,15 +175,6 @@ def _train_on_worker(loop_config: dict[str, Any]) -> None:
         metrics = {"before": before, "after": after, "losses": fit.describe_losses()}
         measured_on = "held-back pairs" if len(fit.held_back_rows) else "training pairs"
         task.out.store.write_json(METRICS_FILE, {**metrics, "measured_on": measured_on})
-
-
-def read_features(features: Artifact, modalities: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
-    """Read all feature vectors, (n, in_dim) a modality, rows sorted by `pair_id`."""
-    order = np.argsort(np.array(features.read_table([PAIR_ID])[PAIR_ID].to_pylist(), dtype=object), kind="stable")
-    return {
-        name: stack_vectors(features.read_table([feature_column(name)]), feature_column(name))[order]
-        for name in modalities
-    }
 
 
 def publish_checkpoint(fit: EncoderFit, store: Store) -> None:

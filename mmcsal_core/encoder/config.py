@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from mmcsal_core.settings import Settings
 
 PrototypeTarget = Literal["own", "cross", "both"]
+PrototypeSource = Literal["kmeans", "sinkhorn"]
+Precision = Literal["float32", "bfloat16"]
 
 
 class EncoderConfig(Settings):
@@ -23,6 +25,9 @@ class EncoderConfig(Settings):
     )
     prototype_target: PrototypeTarget = Field(
         "own", description="own: pull a pair to its modality's prototype; cross: to its partner's; both: the mean"
+    )
+    prototype_source: PrototypeSource = Field(
+        "kmeans", description="kmeans: clusters of any size; sinkhorn: of nearly equal sizes"
     )
     prototype_refresh_epochs: int = Field(3, ge=1, description="epochs between two clusterings")
     warmup_fraction: float = Field(0.15, ge=0, le=1, description="share of the epochs on InfoNCE alone")

@@ -21,17 +21,17 @@ import torch
 from torch import Tensor, nn
 
 from mmcsal_core.artifacts import CHUNK_ROWS
+from mmcsal_core.encoder.clustered_rows import ClusteredRows
 from mmcsal_core.encoder.config import EncoderConfig
+from mmcsal_core.encoder.feature_rows import Features, Rows, Vectors, count_rows, iter_blocks, read_rows
 from mmcsal_core.encoder.model import Encoder, embed_rows
 from mmcsal_core.encoder.objective import Batch, list_weights, measure_losses
-from mmcsal_core.encoder.prototypes import Prototypes, choose_num_prototypes, list_granularities, make_prototypes
+from mmcsal_core.encoder.prototypes import Prototypes, choose_num_prototypes, list_granularities
 from mmcsal_core.encoder.towers import Tower, build_towers, initialise_towers
 from mmcsal_core.encoder.training_set import (
     AUGMENT,
     CLUSTER,
     MAX_HELD_BACK,
-    Rows,
-    Vectors,
     check_features,
     check_sizes,
     draw_seed,
@@ -48,7 +48,8 @@ class EncoderFit:
     """A fit in progress, advanced by `run_epoch`.
 
     Args:
-        features: one vector a pair and modality, (n, in_dim) each, rows in the same order.
+        features: one vector a pair and modality, (n, in_dim) each, rows in the same order; arrays or memory maps, of
+            which only the rows of a batch or a block are read at a time.
         config: what to fit.
         seed: of the weights, the split, the batches, the augmentation and the clusterings; not negative.
         device: where the towers live, e.g. `cuda`.
@@ -61,22 +62,22 @@ class EncoderFit:
 
     def __init__(
         self,
-        features: Mapping[str, npt.NDArray[np.floating]],
+        features: Features,
         config: EncoderConfig,
         seed: int,
         device: str = "cpu",
         workers: Workers | None = None,
     ) -> None:
-        self.features = {name: np.asarray(vectors, dtype=np.float32) for name, vectors in features.items()}
-        check_features(self.features)
+        self.features = dict(features)
+        check_features(features)
         self.config, self.seed, self.device = config, seed, torch.device(device)
         self.workers = workers or Workers()
-        num_pairs = len(next(iter(self.features.values())))
+        num_pairs = count_rows(features)
         check_sizes(num_pairs, config, self.workers.size)
         self.train_rows, self.held_back_rows = split_rows(num_pairs, config.held_back_fraction, seed)
         self.num_prototypes = choose_num_prototypes(len(self.train_rows), config.num_prototypes)
         self.granularities = list_granularities(self.num_prototypes, len(self.train_rows))
-        self.towers = build_towers({name: x.shape[1] for name, x in self.features.items()}, config)
+        self.towers = build_towers({name: source.shape[1] for name, source in self.features.items()}, config)
         initialise_towers(self.towers, self.features, self.train_rows, seed)
         for tower in self.towers.values():
             tower.to(self.device)
@@ -117,7 +118,7 @@ class EncoderFit:
             DataError: the loss is no longer finite.
         """
         if self.config.refreshes_at(self.epoch):
-            self.prototypes = {name: self._cluster(name, self.granularities) for name in self.towers}
+            self.prototypes = {name: self._cluster(name) for name in self.towers}
         generator = torch.Generator(self.device).manual_seed(draw_seed(self.seed, self.epoch, AUGMENT))
         batches = list_batches(len(self.train_rows), self.config.batch_size, self.seed, self.epoch)
         totals = np.zeros(len(self.weights))
@@ -128,8 +129,8 @@ class EncoderFit:
 
     def to_encoder(self) -> Encoder:
         """Return the encoder as it stands, on the CPU, with prototypes of the base granularity made from it."""
-        prototypes = {name: self._cluster(name, (self.num_prototypes,))[0].centroids for name in self.towers}
-        towers = build_towers({name: x.shape[1] for name, x in self.features.items()}, self.config)
+        prototypes = {name: self._find_centroids(name) for name in self.towers}
+        towers = build_towers({name: source.shape[1] for name, source in self.features.items()}, self.config)
         for name, tower in towers.items():
             tower.load_state_dict(self.towers[name].state_dict())
         return Encoder(towers, prototypes, self.config, self.seed)
@@ -181,7 +182,7 @@ class EncoderFit:
     def _augment(self, name: str, tower: Tower, rows: Rows, generator: torch.Generator) -> Tensor:
         """Standardise this worker's rows, (n_rank, in_dim); drop features and add noise, drawn for the whole batch."""
         mine = self.workers.slice_of(len(rows))
-        features = torch.from_numpy(self.features[name][self.train_rows[rows[mine]]]).to(self.device)
+        features = torch.from_numpy(read_rows(self.features[name], self.train_rows[rows[mine]])).to(self.device)
         standardised, shape = tower.standardise(features), (len(rows), features.shape[1])
         if self.config.noise:
             noise = torch.randn(shape, generator=generator, device=self.device)[mine]
@@ -192,29 +193,28 @@ class EncoderFit:
         return standardised
 
     def _embed(self, name: str, rows: Rows) -> Vectors:
-        parts = [
-            embed_rows(self.towers[name], self.features[name][rows[start : start + CHUNK_ROWS]])
-            for start in range(0, len(rows), CHUNK_ROWS)
-        ]
+        blocks = iter_blocks(rows, CHUNK_ROWS)
+        parts = [embed_rows(self.towers[name], read_rows(self.features[name], block)) for block in blocks]
         return np.concatenate([np.empty((0, self.config.dim), np.float32), *parts])
 
-    def _cluster(self, name: str, granularities: tuple[int, ...]) -> list[Prototypes]:
-        """Cluster the training rows of one modality; the first worker does, the others receive."""
-        num_rows = len(self.train_rows)
-        own = torch.from_numpy(self._embed(name, self.train_rows[self.workers.slice_of(num_rows)]))
-        vectors = self.workers.gather_rows(own.to(self.device), num_rows).cpu().numpy()
-        seed = draw_seed(self.seed, self.epoch, CLUSTER) % 2**31
-        return [self._share(vectors, k, seed) for k in granularities]
+    def _cluster(self, name: str) -> list[Prototypes]:
+        temperature, seed = self.temperature.item(), self._draw_cluster_seed()
+        rows = self._list_clustered(name)
+        return rows.make_prototypes(self.granularities, self.config.prototype_source, temperature, seed)
 
-    def _share(self, vectors: Vectors, num_clusters: int, seed: int) -> Prototypes:
-        shapes = (num_clusters, vectors.shape[1]), (num_clusters,), (len(vectors),)
-        made = Prototypes(
-            np.empty(shapes[0], np.float32), np.empty(shapes[1], np.float32), np.empty(shapes[2], np.int64)
+    def _find_centroids(self, name: str) -> Vectors:
+        rows, seed = self._list_clustered(name), self._draw_cluster_seed()
+        return rows.find_centroids(self.num_prototypes, self.config.prototype_source, seed)
+
+    def _list_clustered(self, name: str) -> ClusteredRows:
+        """Return the training rows of one modality, embedded when they are needed."""
+        num_rows, dim = len(self.train_rows), self.config.dim
+        return ClusteredRows(
+            lambda rows: self._embed(name, self.train_rows[rows]), num_rows, dim, self.workers, self.device
         )
-        if self.workers.rank == 0:
-            made = make_prototypes(vectors, num_clusters, self.temperature.item(), seed)
-        parts = (made.centroids, made.concentrations, made.assigned)
-        return Prototypes(*(self.workers.broadcast(torch.from_numpy(p).to(self.device)).cpu().numpy() for p in parts))
+
+    def _draw_cluster_seed(self) -> int:
+        return draw_seed(self.seed, self.epoch, CLUSTER) % 2**31
 
 
 def fit_encoder(

@@ -35,7 +35,7 @@ def proto_nce(embeddings: Tensor, prototypes: Tensor, concentrations: Tensor, as
         concentrations: one positive temperature a prototype, (k,).
         assigned: the prototype of each row, int64, (n,).
     """
-    return F.cross_entropy(embeddings @ prototypes.T / concentrations, assigned)
+    return F.cross_entropy(embeddings @ (prototypes / concentrations[:, None]).T, assigned)
 
 
 def alignment_loss(a: Tensor, b: Tensor) -> Tensor:

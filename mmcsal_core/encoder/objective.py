@@ -83,7 +83,7 @@ def _measure_proto_nce(batch: Batch, prototypes: Sequence[Sequence[Prototypes]],
 
 
 def _measure_against(vectors: Tensor, prototypes: Prototypes, rows: npt.NDArray[np.int64]) -> Tensor:
-    parts = (prototypes.centroids, prototypes.concentrations, prototypes.assigned[rows])
+    parts = (prototypes.centroids, prototypes.concentrations, prototypes.assigned[rows].astype(np.int64))
     return proto_nce(vectors, *(torch.from_numpy(part).to(vectors.device) for part in parts))
 
 

@@ -15,11 +15,14 @@ import torch
 from mmcsal_core.artifacts import Artifact, plan_ranges
 from mmcsal_core.encoder.checkpoint import CARD_FILE, WEIGHTS_FILE, load_encoder, save_encoder
 from mmcsal_core.encoder.config import EncoderConfig
+from mmcsal_core.encoder.feature_rows import read_rows
 from mmcsal_core.encoder.fitting import EncoderFit, fit_encoder
 from mmcsal_core.errors import ConfigError, DataError
-from mmcsal_core.schema import PAIR_ID, feature_schema
+from mmcsal_core.schema import PAIR_ID, feature_column, feature_schema
 from mmcsal_core.storage import Store
+from mmcsal_core.vector_columns import stack_vectors
 from pipelines import train
+from pipelines.feature_spool import spool_features
 from pipelines.stage_run import Resources, StageProgress, StageRun
 
 CONFIG = EncoderConfig(dim=16, hidden_width=32, epochs=4, batch_size=64, warmup_fraction=0.25)
@@ -62,16 +65,26 @@ def make_run(root: Path, num_workers: int = 1, seen: list[StageProgress] | None 
     return StageRun(out, "fit", Resources(train_workers=num_workers), on_progress=report)
 
 
-def test_features_are_read_in_the_order_of_the_ids(tmp_path: Path) -> None:
-    features = publish_features(tmp_path)
-    read = train.read_features(features, NAMES)
+def read_features(features: Artifact) -> dict[str, Vectors]:
+    """Read all features at once, sorted by `pair_id`."""
     table = features.read_table().sort_by(PAIR_ID)
-    assert np.array_equal(read["text"], np.array(table["text_feature"].to_pylist(), dtype=np.float32))
-    assert read["image"].shape == (300, 24)
+    return {name: stack_vectors(table, feature_column(name)) for name in NAMES}
+
+
+def test_features_are_spooled_in_the_order_of_the_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, scratch = publish_features(tmp_path), tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    spooled, whole, rows = spool_features(features, NAMES), read_features(features), np.arange(300)
+    for name in NAMES:
+        assert spooled[name].shape == whole[name].shape
+        assert read_rows(spooled[name], rows).tobytes() == whole[name].tobytes()
+        assert isinstance(spooled[name].source, np.memmap)
+    assert list(scratch.iterdir()) == []
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
-    fit = EncoderFit(train.read_features(publish_features(tmp_path), NAMES), CONFIG, seed=1)
+    fit = EncoderFit(read_features(publish_features(tmp_path)), CONFIG, seed=1)
     store = Store(str(tmp_path / "encoder"))
     assert train.count_epochs(store) == 0
     for _ in range(3):
@@ -86,13 +99,13 @@ def test_a_stage_resumed_from_a_checkpoint_publishes_the_bytes_of_the_in_process
 ) -> None:
     features, seen = publish_features(tmp_path), list[StageProgress]()
     run = make_run(tmp_path, seen=seen)
-    interrupted = EncoderFit(train.read_features(features, NAMES), CONFIG, seed=1)
+    interrupted = EncoderFit(spool_features(features, NAMES), CONFIG, seed=1)
     run.out.begin(run.fingerprint, list)
     for _ in range(2):
         interrupted.run_epoch()
         train.publish_checkpoint(interrupted, run.out.store)
     manifest = train.train_encoder(features=features, modalities=NAMES, seed=1, config=CONFIG, run=run)
-    whole = save_encoder(fit_encoder(train.read_features(features, NAMES), config=CONFIG, seed=1))
+    whole = save_encoder(fit_encoder(read_features(features), config=CONFIG, seed=1))
     assert {name: run.out.store.read_bytes(name) for name in whole} == whole
     files = [name for name in run.out.store.list_files() if not name.startswith("_")]
     assert files == sorted([WEIGHTS_FILE, CARD_FILE, "metrics.json"]) == sorted(r.name for r in manifest.files)
@@ -114,7 +127,7 @@ def test_two_workers_end_close_to_one(tmp_path: Path, ray_session: None) -> None
     config = CONFIG.model_copy(update={"lambda_align": 0.1, "lambda_uniform": 0.1, "learn_temperature": True})
     train.train_encoder(features=features, modalities=NAMES, seed=1, config=config, run=run)
     files = {name: run.out.store.read_bytes(name) for name in (WEIGHTS_FILE, CARD_FILE)}
-    vectors = train.read_features(features, NAMES)
+    vectors = read_features(features)
     alone = fit_encoder(vectors, config=config, seed=1).embed(vectors)
     together = load_encoder(files).embed(vectors)
     for name in NAMES:
