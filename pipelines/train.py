@@ -25,7 +25,7 @@ import torch
 from mmcsal_core.artifacts import Artifact, Manifest, Plan
 from mmcsal_core.encoder.checkpoint import CARD_FILE, WEIGHTS_FILE, load_fit, save_encoder, save_fit
 from mmcsal_core.encoder.config import EncoderConfig
-from mmcsal_core.encoder.fitting import EncoderFit
+from mmcsal_core.encoder.encoder_fit import EncoderFit
 from mmcsal_core.encoder.training_set import check_counts, check_sizes
 from mmcsal_core.encoder.workers import Workers
 from mmcsal_core.errors import MmcsalError

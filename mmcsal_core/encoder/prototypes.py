@@ -47,13 +47,18 @@ class Clusters:
     offsets: Vectors
 
 
+def count_max_prototypes(num_pairs: int) -> int:
+    """Return the largest number of prototypes for a pool: one per 20 pairs, at least one."""
+    return max(1, num_pairs // PAIRS_PER_PROTOTYPE)
+
+
 def choose_num_prototypes(num_pairs: int, requested: int | None) -> int:
     """Return the base number of prototypes for a pool: at most one per 20 pairs, at least one.
 
     Raises:
         ConfigError: more were requested.
     """
-    limit = max(1, num_pairs // PAIRS_PER_PROTOTYPE)
+    limit = count_max_prototypes(num_pairs)
     if requested is None:
         return min(limit, MAX_DERIVED_PROTOTYPES)
     if requested > limit:

@@ -63,11 +63,11 @@ class Tower(nn.Module):
         return (features - self.mean) / self.std
 
     def project(self, standardised: Tensor) -> Tensor:
-        """Map standardised features (n, in_dim) to unit vectors (n, dim)."""
+        """Map standardised features (n, in_dim) to unit vectors (n, dim), of length 1 in any precision."""
         hidden = standardised
         for layer in self.layers[:-1]:
             hidden = F.gelu(layer(hidden))
-        return F.normalize(self.layers[-1](hidden), dim=1)
+        return F.normalize(self.layers[-1](hidden).float(), dim=1)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (n, in_dim) as the backbone gave them to unit vectors (n, dim)."""

@@ -12,7 +12,7 @@ MIN_HELD_BACK = 8
 """Fewer pairs would say nothing; then none is held back."""
 MAX_HELD_BACK = 2000
 
-SPLIT, ORDER, AUGMENT, CLUSTER = range(4)
+SPLIT, ORDER, AUGMENT, CLUSTER, FOLDS = range(5)
 """The separate streams of randomness that a fit draws from."""
 
 
