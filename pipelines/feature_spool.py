@@ -7,6 +7,7 @@ as the float32 vectors. The files have no name: they vanish with the process, ho
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,16 @@ from mmcsal_core.schema import PAIR_ID, feature_column
 from mmcsal_core.vector_columns import stack_vectors
 
 
-def spool_features(features: Artifact, modalities: Sequence[str]) -> dict[str, RowSubset]:
-    """Return all feature vectors, (n, in_dim) float32 a modality, rows sorted by `pair_id`; none are held in memory.
+@dataclass(frozen=True, eq=False)
+class FeatureSpool:
+    """A pool's features, (n, in_dim) float32 a modality, and the ids of their rows (n,), sorted."""
+
+    features: dict[str, RowSubset]
+    pair_ids: pa.StringArray
+
+
+def spool_features(features: Artifact, modalities: Sequence[str]) -> FeatureSpool:
+    """Copy all feature vectors into scratch files, and return them with rows sorted by `pair_id`.
 
     Raises:
         OSError: the scratch folder has no room.
@@ -35,8 +44,12 @@ def spool_features(features: Artifact, modalities: Sequence[str]) -> dict[str, R
             spool = spools.setdefault(name, _map_scratch(num_rows, vectors.shape[1]))
             spool[start : start + len(vectors)] = vectors
         start += table.num_rows
-    order = pc.sort_indices(pa.chunked_array(ids)).to_numpy().astype(np.int64)
-    return {name: RowSubset(spool, order) for name, spool in spools.items()}
+    pair_ids = pa.chunked_array(ids)
+    order = pc.sort_indices(pair_ids)
+    rows = order.to_numpy().astype(np.int64)
+    return FeatureSpool(
+        {name: RowSubset(spool, rows) for name, spool in spools.items()}, pair_ids.take(order).combine_chunks()
+    )
 
 
 def _map_scratch(num_rows: int, dim: int) -> npt.NDArray[np.float32]:

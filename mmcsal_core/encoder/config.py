@@ -87,6 +87,11 @@ class EncoderConfig(Settings):
         """Epochs on InfoNCE alone, rounded to the nearest."""
         return round(self.warmup_fraction * self.epochs)
 
+    @property
+    def fold_epochs(self) -> int:
+        """Epochs of a fit without a fold, no more than the encoder's own."""
+        return min(self.out_of_fold_epochs, self.epochs)
+
     def refreshes_at(self, epoch: int) -> bool:
         """Say whether the prototypes are made anew before `epoch`, counted from 0."""
         since = epoch - self.warmup_epochs

@@ -12,7 +12,7 @@ differ from one by rounding only. Every pair is used once an epoch; batches are 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -130,8 +130,15 @@ class EncoderFit:
         num_distrusted = round(self.config.robust_fraction * len(self.train_rows))
         self._trusted = (ranks >= num_distrusted).astype(np.float32)
 
-    def run_epoch(self) -> None:
+    def describe_retrieval(self) -> list[float | None]:
+        """Return the mean reciprocal rank of the held-back pairs after each epoch; null where none are held back."""
+        return [None if math.isnan(value) else value for value in self.retrieval]
+
+    def run_epoch(self, on_batch: Callable[[int], object] = lambda num_pairs: None) -> None:
         """Run the next epoch; the last one leaves the best state behind where the fit may stop early.
+
+        Args:
+            on_batch: called after each step with the number of pairs in its batch.
 
         Raises:
             DataError: the loss is no longer finite.
@@ -144,6 +151,7 @@ class EncoderFit:
         for number, rows in enumerate(batches):
             self._set_learning_rate(self.epoch + (number + 1) / len(batches))
             totals += self._step(rows, generator) * len(rows)
+            on_batch(len(rows))
         self.losses.append((totals / len(self.train_rows)).tolist())
         self._watch_retrieval()
 

@@ -16,8 +16,7 @@ from mmcsal_core.encoder.encoder_fit import EncoderFit
 from mmcsal_core.encoder.feature_rows import Features, Rows, Vectors, count_rows, iter_blocks, read_rows, restrict_rows
 from mmcsal_core.encoder.model import embed_rows
 from mmcsal_core.encoder.prototypes import count_max_prototypes
-from mmcsal_core.encoder.training_set import FOLDS, MIN_PAIRS, draw_seed
-from mmcsal_core.encoder.workers import Workers
+from mmcsal_core.encoder.training_set import FOLDS, MIN_PAIRS, check_sizes, draw_seed
 from mmcsal_core.errors import ConfigError
 
 
@@ -35,7 +34,7 @@ def measure_out_of_fold(features: Features, config: EncoderConfig, seed: int) ->
     """
     scores = np.empty(count_rows(features), np.float32)
     for number, held_out in enumerate(list_folds(len(scores), config, seed)):
-        fit = begin_fold(features, held_out, config, draw_seed(seed, FOLDS, number))
+        fit = EncoderFit(*leave_out(features, held_out, config), draw_fold_seed(seed, number))
         while not fit.is_finished:
             fit.run_epoch()
         scores[held_out] = score_pairs(fit, features, held_out)
@@ -63,10 +62,31 @@ def list_folds(num_pairs: int, config: EncoderConfig, seed: int) -> list[Rows]:
     return [np.sort(rows) for rows in np.array_split(order, config.out_of_fold_folds)]
 
 
+def check_fold_sizes(num_pairs: int, config: EncoderConfig, num_workers: int) -> None:
+    """Refuse folds that leave too few pairs for the workers; `num_pairs` are those of the whole pool.
+
+    Raises:
+        ConfigError: more workers than pairs in a batch.
+    """
+    num_rest = num_pairs - -(-num_pairs // config.out_of_fold_folds)
+    check_sizes(num_rest, configure_fold(config, num_rest), num_workers)
+
+
+def draw_fold_seed(seed: int, number: int) -> int:
+    """Return the seed of the fit without fold `number`."""
+    return draw_seed(seed, FOLDS, number)
+
+
+def leave_out(features: Features, held_out: Rows, config: EncoderConfig) -> tuple[Features, EncoderConfig]:
+    """Return the features of all pairs but those held out, without a copy, and what is fitted to them."""
+    rest = np.setdiff1d(np.arange(count_rows(features)), held_out, assume_unique=True)
+    return restrict_rows(features, rest), configure_fold(config, len(rest))
+
+
 def configure_fold(config: EncoderConfig, num_pairs: int) -> EncoderConfig:
-    """Return what is fitted on the `num_pairs` outside a fold: all of them, no more epochs than the encoder's own."""
-    changes = {
-        "epochs": min(config.out_of_fold_epochs, config.epochs),
+    """Return what is fitted to the `num_pairs` outside a fold: all are trained on, and the last state is kept."""
+    changes: dict[str, object] = {
+        "epochs": config.fold_epochs,
         "held_back_fraction": 0.0,
         "early_stop_patience": None,
         "robust_fraction": 0.0,
@@ -74,18 +94,6 @@ def configure_fold(config: EncoderConfig, num_pairs: int) -> EncoderConfig:
     if config.num_prototypes:
         changes["num_prototypes"] = min(config.num_prototypes, count_max_prototypes(num_pairs))
     return config.model_copy(update=changes)
-
-
-def begin_fold(
-    features: Features,
-    held_out: Rows,
-    config: EncoderConfig,
-    seed: int,
-    workers: Workers | None = None,
-) -> EncoderFit:
-    """Return the fit, not yet begun, of an encoder on all pairs but those held out."""
-    rest = np.setdiff1d(np.arange(count_rows(features)), held_out, assume_unique=True)
-    return EncoderFit(restrict_rows(features, rest), configure_fold(config, len(rest)), seed, workers=workers)
 
 
 def score_pairs(fit: EncoderFit, features: Features, rows: Rows) -> Vectors:
