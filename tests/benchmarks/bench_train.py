@@ -56,7 +56,8 @@ def publish_features(root: Path, num_pairs: int) -> Artifact:
     for shard in plan.shards:
         size = shard.stop - shard.start
         shared = centers[rng.integers(NUM_CLUSTERS, size=size)] + rng.standard_normal((size, 64), dtype=np.float32)
-        views = [np.tanh(shared @ mixing[name] / 12) for name in DIMS]
+        own = {name: rng.standard_normal((size, 64), dtype=np.float32) for name in DIMS}
+        views = [np.tanh((shared + 0.8 * own[name]) @ mixing[name] / 12) for name in DIMS]
         ids = pa.array([f"p{row * 7919 % num_pairs:08d}" for row in range(shard.start, shard.stop)])
         columns = [pa.array(range(shard.start, shard.stop)), ids, *map(list_vectors, views)]
         artifact.commit_shard(plan, shard, pa.table(columns, schema=feature_schema(DIMS)))
