@@ -50,12 +50,19 @@ class JsonReporter:
             done=progress.done,
             total=progress.total,
             unit=progress.unit,
+            **describe_pace(progress),
             **({"detail": progress.detail} if progress.detail else {}),
         )
 
     def announce(self, event: str, **details: object) -> None:
         """Write a line."""
         self._log.info(event, **details)
+
+
+def describe_pace(progress: StageProgress) -> dict[str, float]:
+    """Return the throughput and the time that is left, where the stage measures them."""
+    measured = {"pairs_per_second": progress.pairs_per_second, "eta_s": progress.eta_s}
+    return {name: value for name, value in measured.items() if value is not None}
 
 
 class BarReporter:
@@ -70,6 +77,8 @@ class BarReporter:
         if progress.stage not in self._tasks:
             self._tasks[progress.stage] = self._bars.add_task(progress.stage, total=progress.total, detail="")
         detail = progress.detail or progress.unit
+        if progress.pairs_per_second is not None:  # the time left has a column of its own
+            detail += f", {progress.pairs_per_second:,.0f} pairs/s"
         self._bars.update(self._tasks[progress.stage], completed=progress.done, total=progress.total, detail=detail)
 
     def announce(self, event: str, **details: object) -> None:

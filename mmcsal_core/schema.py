@@ -19,8 +19,12 @@ NEIGHBOR_ID = "neighbor_id"
 RELATION = "relation"
 NEIGHBOR_RANK = "neighbor_rank"
 SIMILARITY = "similarity"
+OUT_OF_FOLD_ALIGNMENT = "out_of_fold_alignment"
 NEAR_DUPLICATE_GROUP = "near_duplicate_group"
 NEAR_DUPLICATE_COUNT = "near_duplicate_count"
+OUT_OF_FOLD_FILE = "out_of_fold.parquet"
+"""File of the encoder artifact with the cosine of each pair by an encoder that has not seen it."""
+
 COST_COLUMN = "cost_column"
 """Key of a selection's metadata: the column that gains were divided by before they were compared, if any."""
 
@@ -153,6 +157,22 @@ def neighbor_schema() -> pa.Schema:
             ),
             describe_field(NEIGHBOR_ID, pa.string(), "pair that was found", nullable=False),
             describe_field(SIMILARITY, pa.float32(), "cosine of the two vectors", "cosine", nullable=False),
+        ]
+    )
+
+
+def out_of_fold_schema() -> pa.Schema:
+    """Return the schema of `encoder/out_of_fold.parquet`, sorted by pair_id."""
+    return pa.schema(
+        [
+            describe_field(PAIR_ID, pa.string(), "unique id of the pair", nullable=False),
+            describe_field(
+                OUT_OF_FOLD_ALIGNMENT,
+                pa.float32(),
+                "cosine of the pair's embeddings by an encoder fitted without the pair, mean over modality pairs",
+                "cosine",
+                nullable=False,
+            ),
         ]
     )
 
