@@ -69,6 +69,14 @@ def test_a_single_class_among_the_picks_names_all(split: Split, probe: ProbeName
     assert len(predicted) == split.test.num_pairs
 
 
+@pytest.mark.parametrize("probe", ["features", "linear", "knn"])
+def test_one_label_of_each_of_many_classes_teaches_without_a_warning(probe: ProbeName) -> None:
+    split = make_splits(make_labelled_pool(400, 30), EvaluateConfig(), 0)[0]
+    labels, picks = np.unique(split.pool.labels, return_index=True)
+    predicted = open_probes(split, CONFIG)[probe](picks, labels)
+    assert (predicted == split.test.labels).mean() > 0.5
+
+
 def test_a_column_that_is_constant_or_repeated_harms_nothing(split: Split) -> None:
     def widen(pool: LabelledPool) -> LabelledPool:
         image = pool.features["image"]
