@@ -87,7 +87,7 @@ class LogisticProbe:
         known = self._standardise(self.pool[picks])
         basis = _span_rows(known)
         model = LogisticRegression(C=PENALTY_C, max_iter=MAX_ITERATIONS, tol=TOLERANCE)
-        _fit(model, known @ basis, labels)
+        _fit_few(model, known @ basis, labels)
         blocks = [self._standardise(self.test[block]) @ basis for block in iter_blocks(len(self.test), BLOCK_ROWS)]
         return np.asarray(model.predict(np.concatenate(blocks)), dtype=np.int64)
 
@@ -113,14 +113,14 @@ class NearestProbe:
         """Name the test pairs after their nearest picks; of classes with equal votes the lowest code counts."""
         num_neighbors = min(self.num_neighbors, len(picks))
         model = KNeighborsClassifier(num_neighbors, weights="distance", algorithm="brute")
-        _fit(model, self.pool[picks], labels)
+        _fit_few(model, self.pool[picks], labels)
         return np.asarray(model.predict(self.test), dtype=np.int64)
 
 
-def _fit(model: LogisticRegression | KNeighborsClassifier, vectors: npt.NDArray[np.floating], labels: Rows) -> None:
-    """Fit a classifier to what may be one label a class, which scikit-learn takes for a sign of regression."""
+def _fit_few(model: LogisticRegression | KNeighborsClassifier, vectors: npt.NDArray[np.floating], labels: Rows) -> None:
+    """Fit where a class may have a single label, without the question whether the labels are numbers to regress on."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The number of unique classes")
+        warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%", UserWarning)
         model.fit(vectors, labels)
 
 
