@@ -142,6 +142,10 @@ def _make_contestant(entry: str | Mapping[str, Any], shared: Mapping[str, Any]) 
     name = keys.pop("name", strategy)
     if not isinstance(name, str) or not name:
         raise ConfigError(f"the name of a strategy is text, got {name!r}; write e.g. name: {strategy}")
+    if name == RANDOM and strategy != RANDOM:
+        raise ConfigError(
+            f"the name {RANDOM} is that of the strategy {RANDOM}, got strategy {strategy}; name it otherwise"
+        )
     try:
         return Contestant(name, SelectionConfig.model_validate_json(json.dumps({**shared, **keys})))
     except ValidationError as error:

@@ -54,7 +54,8 @@ def _draw_lines(axes: Axes, frame: pd.DataFrame) -> None:
         number = ours if is_ours else 0 if is_random else 1 + baselines // len(BASELINE_COLORS)
         width = 2.2 if is_ours else 1.4
         dashes = DASHES[number % len(DASHES)]
-        axes.plot(own[BUDGET], own["mean"], color=color, label=name, linewidth=width, dashes=dashes, marker=".")
+        shown = "\N{ZERO WIDTH SPACE}" + str(name).replace("$", r"\$")  # matplotlib hides _x and typesets what is in $
+        axes.plot(own[BUDGET], own["mean"], color=color, label=shown, linewidth=width, dashes=dashes, marker=".")
         if is_ours or is_random:
             axes.fill_between(own[BUDGET], own["mean_low"], own["mean_high"], color=color, alpha=0.15, linewidth=0)
         ours, baselines = ours + is_ours, baselines + (not is_ours and not is_random)

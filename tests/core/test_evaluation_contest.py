@@ -142,6 +142,7 @@ def test_contestants_take_over_what_is_configured_but_not_its_limits() -> None:
         ({"strategies": ("random", "random")}, "got 'random' twice; add name: to one"),
         ({"strategies": ({"strategy": "mmcsal", "lamda_div": 1},)}, "'mmcsal' has a wrong key 'lamda_div'"),
         ({"strategies": ({"strategy": "mmcsal", "name": 3},)}, "is text, got 3; write e.g. name: mmcsal"),
+        ({"strategies": ({"strategy": "kmeans", "name": "random"},)}, "got strategy kmeans; name it otherwise"),
         ({"budgets_per_class": ()}, "needs a budget, got none; give budgets or budgets_per_class"),
         ({"budgets": (5, 0)}, "a budget is 1 or more, got 0; leave it out"),
         ({"probes": ("knn", "knn")}, "each probe is named once, got knn, knn"),

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from itertools import product
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from scipy import stats
 from mmcsal_core.evaluation import measure_label_saving, summarise
 from mmcsal_core.evaluation.label_saving import find_budget
 from mmcsal_core.evaluation.summary import measure_interval
+from mmcsal_core.reporting.curves import plot_curves
 from mmcsal_core.schema_evaluation import contest_schema, label_saving_schema, summary_schema
 
 BUDGETS = {"mmcsal": (10, 20), "random": (10, 20, 40), "kmeans": (10, 20), "coverage": (10, 20)}
@@ -156,3 +158,18 @@ def test_a_contestant_twice_as_frugal_saves_half_of_the_labels() -> None:
     none = measure_label_saving(make_table(score), baseline="maxherding").to_pandas()
     assert none["factor"].isna().all()
     assert set(none["reason"]) == {"the baseline is no contestant"}
+
+
+def test_curves_show_every_contestant_by_its_name_and_equal_numbers_give_equal_bytes(table: pa.Table) -> None:
+    frame = table.to_pandas()
+    names = {"mmcsal": "_ours $x^2$ & <b>", "kmeans": "$"}
+    frame["contestant"] = frame["contestant"].replace(names)
+    summary = summarise(pa.Table.from_pandas(frame, schema=contest_schema()))
+    drawing = plot_curves(summary, "knn")
+    assert plot_curves(summary, "knn") == drawing
+    assert plot_curves(summary, "features") != drawing
+    texts = "".join(ElementTree.fromstring(drawing).itertext())
+    for name in frame["contestant"].unique():
+        assert name in texts
+    for budget in ("10", "20", "40"):
+        assert budget in texts
