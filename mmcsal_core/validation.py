@@ -20,6 +20,7 @@ from mmcsal_core.settings import Settings
 from mmcsal_core.storage import FileRecord, Store, hash_bytes
 from mmcsal_core.validation_embeddings import EmbeddingInspector
 from mmcsal_core.validation_selection import find_selection_problems
+from mmcsal_core.validation_suspicion import find_suspicion_problems
 
 STAGES = {
     "pairs": "ingest",
@@ -132,6 +133,9 @@ def _check_artifact(artifact: Artifact, manifest: Manifest) -> Iterator[Check]:
         yield _conclude(
             f"{name}: vectors", inspector.find_problems(), f"{num_rows} unit vectors a modality, ids unique"
         )
+    if name == "neighbors":
+        problems = find_suspicion_problems(artifact, manifest)
+        yield _conclude(f"{name}: suspicion", problems, f"{manifest.pairs_out} pairs ranked, sorted by id")
 
 
 def _ignore(_: pa.Table) -> None:
