@@ -125,7 +125,7 @@ def _mark(
     label: str | None,
 ) -> None:
     x, y = ([value for value, shown in zip(points[axis], is_shown, strict=True) if shown] for axis in "xy")
-    axes.plot(x, y, "o", color=color, alpha=0.55, markersize=size, markeredgewidth=0, linestyle="none", label=label)
+    axes.plot(x, y, "o", color=color, alpha=0.7, markersize=size, markeredgewidth=0, linestyle="none", label=label)
 
 
 def plot_alignment(alignment: Mapping[str, Any]) -> str:
