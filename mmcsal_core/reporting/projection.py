@@ -6,6 +6,7 @@ brings a compiler along. t-SNE was not chosen: it tells the same as UMAP, slower
 """
 
 import importlib.util
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
@@ -79,7 +80,9 @@ def _project_pca(rows: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64]
 
 def _project_umap(rows: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float64]:
     check_projection("umap")
-    import umap  # noqa: PLC0415  an extra
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImportWarning)  # of TensorFlow, which this needs not
+        import umap  # noqa: PLC0415  an extra
 
     fitted = umap.UMAP(
         n_neighbors=min(UMAP_NEIGHBORS, len(rows) - 1), metric="cosine", random_state=seed, n_jobs=1, init="pca"
