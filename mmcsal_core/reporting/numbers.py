@@ -30,6 +30,7 @@ from mmcsal_core.schema import (
     PAIR_ID,
     SOURCE,
     SOURCE_ROW,
+    SUSPICION,
     bytes_column,
     embedding_column,
     uri_column,
@@ -163,6 +164,7 @@ def _describe_stage(artifact: Artifact) -> dict[str, Any]:
 def _describe_selection(selection: pa.Table, num_pool: int) -> dict[str, Any]:
     phases = pc.value_counts(selection["phase"].combine_chunks()).to_pylist()
     weights = selection["cluster_weight"].to_numpy()
+    suspicion = selection[SUSPICION].to_numpy()
     return {
         "num_selected": selection.num_rows,
         "num_pool": num_pool,
@@ -171,6 +173,7 @@ def _describe_selection(selection: pa.Table, num_pool: int) -> dict[str, Any]:
         "gain_last": selection["gain"][-1].as_py() if selection.num_rows else None,
         "cluster_weight_median": float(np.median(weights)) if len(weights) else None,
         "cluster_weight_max": int(weights.max(initial=0)),
+        "share_in_suspicious_fifth": float(np.mean(suspicion > 0.8)) if len(suspicion) else None,
     }
 
 

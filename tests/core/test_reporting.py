@@ -141,6 +141,8 @@ def test_numbers_are_json_and_rounded(inputs: ReportInputs) -> None:
     assert json.loads(json.dumps(numbers, allow_nan=False)) == numbers
     assert numbers["selection"]["num_selected"] == BUDGET
     assert numbers["selection"]["num_pool"] == NUM_PAIRS
+    suspicion = inputs.selection.read_table(["suspicion"])["suspicion"].to_numpy()
+    assert numbers["selection"]["share_in_suspicious_fifth"] == pytest.approx((suspicion > 0.8).mean(), abs=1e-5)
     assert numbers["stages"][0]["rejects_by_reason"] == {"unreadable_image": 3}
     assert [entry["column"] for entry in numbers["metadata"]] == ["group"]
     assert numbers["metadata"][0]["budgets"] == [10, 20, BUDGET]
@@ -174,7 +176,14 @@ def make_card_panels(tmp_path: Path, name: str, uris: list[str]) -> list[Panel]:
     pairs = pa.table({"pair_id": ids, f"{name}_uri": uris})
     ones = [1.0] * len(uris)
     selection = pa.table(
-        {"pair_id": ids, "rank": range(len(uris)), "gain": ones, "alignment": ones, "cluster_weight": [1] * len(uris)}
+        {
+            "pair_id": ids,
+            "rank": range(len(uris)),
+            "gain": ones,
+            "alignment": ones,
+            "suspicion": ones,
+            "cluster_weight": [1] * len(uris),
+        }
     )
     view = GalleryView({name: modality}, [], 64)
     return [card.panels[0] for card in make_cards(selection, pairs, view, {})]
