@@ -15,6 +15,11 @@ SOURCE = "source"
 SOURCE_ROW = "source_row"
 ROW = "row"
 ALIGNMENT = "alignment"
+CONSISTENCY = "consistency"
+SUSPICION = "suspicion"
+SUSPICION_FILE = "suspicion.parquet"
+"""File of the neighbors artifact that says of each pair how far it is suspected of being mispaired."""
+
 NEIGHBOR_ID = "neighbor_id"
 RELATION = "relation"
 NEIGHBOR_RANK = "neighbor_rank"
@@ -189,6 +194,37 @@ def near_duplicate_schema() -> pa.Schema:
     )
 
 
+def suspicion_schema() -> pa.Schema:
+    """Return the schema of `neighbors/suspicion.parquet`, sorted by pair_id."""
+    return pa.schema([describe_field(PAIR_ID, pa.string(), "unique id of the pair", nullable=False), *witness_fields()])
+
+
+def witness_fields() -> list[pa.Field]:
+    """Return what is said of a pair that may be mispaired, in `neighbors/suspicion.parquet` and in `selection/`."""
+    return [
+        describe_field(
+            OUT_OF_FOLD_ALIGNMENT,
+            pa.float32(),
+            "cosine of the pair's embeddings by an encoder fitted without the pair; null where none was fitted",
+            "cosine",
+        ),
+        describe_field(
+            CONSISTENCY,
+            pa.float32(),
+            "how far the modalities agree on the pair's neighbours, the nearest counting most",
+            "0 to 1",
+            nullable=False,
+        ),
+        describe_field(
+            SUSPICION,
+            pa.float32(),
+            "share of the other pairs that look better paired: by alignment less what is usual nearby, and consistency",
+            "0 to 1",
+            nullable=False,
+        ),
+    ]
+
+
 def selection_schema(modalities: Sequence[str], carried: Sequence[pa.Field]) -> pa.Schema:
     """Return the schema of `selection/`: the ranked pairs, the `carried` source and metadata columns, the run."""
     fields = [
@@ -230,6 +266,7 @@ def selection_schema(modalities: Sequence[str], carried: Sequence[pa.Field]) -> 
             nullable=False,
         ),
         describe_field(ALIGNMENT, pa.float32(), "cosine of the pair's embeddings", "cosine", nullable=False),
+        *witness_fields(),
         describe_field(
             "cluster_weight",
             pa.int64(),

@@ -104,6 +104,20 @@ def test_cluster_agreement_is_one_for_equal_and_low_for_unrelated_modalities() -
     assert metrics.measure_cluster_agreement(a, b, seed=0) < 0.5
 
 
+def test_suspicion_auc_counts_the_pairs_of_pairs_in_the_right_order() -> None:
+    rng = np.random.default_rng(0)
+    is_mispaired, suspicion = rng.random(50) < 0.3, rng.integers(0, 6, 50) / 5
+    wrong, right = suspicion[is_mispaired][:, None], suspicion[~is_mispaired]
+    expected = np.mean((wrong > right) + 0.5 * (wrong == right))
+    assert metrics.measure_suspicion_auc(suspicion, is_mispaired) == pytest.approx(expected)
+    assert metrics.measure_suspicion_auc(-suspicion, is_mispaired) == pytest.approx(1 - expected)
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_suspicion_auc_of_one_kind_of_pairs_is_unknown(share: int) -> None:
+    assert metrics.measure_suspicion_auc(np.arange(4.0), np.full(4, share, dtype=bool)) is None
+
+
 def test_diagnoses_are_json_and_equal_for_equal_seeds() -> None:
     embeddings = {**make_embeddings(), "audio": make_units(60, 9)}
     found = metrics.diagnose_embeddings(embeddings, seed=4)
@@ -112,6 +126,25 @@ def test_diagnoses_are_json_and_equal_for_equal_seeds() -> None:
     assert set(found["modality_gap"]) == {"image->text", "image->audio", "text->audio"}
     assert set(found["retrieval"]) >= {"image->text", "text->image"}
     assert set(found["effective_rank"]) == {"image", "text", "audio"}
+
+
+def test_centring_takes_the_means_away_and_keeps_unit_length() -> None:
+    a = make_units(80, 0)
+    shifted = a + np.float32(2) * np.eye(8, dtype=np.float32)[0]
+    shifted /= np.linalg.norm(shifted, axis=1, keepdims=True)
+    embeddings = {"image": a, "text": shifted.astype(np.float32)}
+    centred = metrics.centre_embeddings(embeddings)
+    for name, vectors in embeddings.items():
+        plain = vectors - vectors.mean(axis=0)
+        np.testing.assert_allclose(centred[name], plain / np.linalg.norm(plain, axis=1, keepdims=True), atol=1e-5)
+    found = metrics.diagnose_embeddings(embeddings, seed=1)
+    assert found["modality_gap"]["image->text"] > 0.5
+    assert found["centred"]["modality_gap"]["image->text"] < 0.2 * found["modality_gap"]["image->text"]
+    assert found["centred"]["alignment"]["image->text"] == pytest.approx(
+        metrics.measure_alignment(centred["image"], centred["text"])
+    )
+    same = metrics.centre_embeddings({"image": np.tile(a[:1], (5, 1))})["image"]
+    assert not same.any()
 
 
 def test_diagnoses_of_a_few_pairs_do_not_fail() -> None:
