@@ -1,5 +1,7 @@
 """What can be configured about neighbours: how they are searched, and how near neighbours count."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from mmcsal_core.settings import Settings
@@ -24,15 +26,35 @@ class NeighborConfig(Settings):
 class KernelConfig(Settings):
     """How the relations between two pairs make one similarity.
 
-    The relations are uni-modal and cross-modal in the shared space, and uni-modal in the backbones' own spaces.
+    The relations are uni-modal and cross-modal in the shared space, uni-modal in the backbones' own spaces, and
+    between neighbourhoods.
     """
 
-    bandwidth_neighbor: int = Field(
-        60, ge=1, description="a relation's bandwidth is the median squared distance to the neighbour of this rank"
+    form: Literal["product", "sum"] = Field(
+        "product",
+        description="product: pairs are near where all relations together say so; sum: where any relation does",
+    )
+    bandwidth_neighbor: int | None = Field(
+        None,
+        ge=1,
+        description="a relation's bandwidth is the median squared distance to the neighbour of this rank; by default "
+        "the mean squared distance of two pairs",
     )
     unimodal_weight: float = Field(1.0, gt=0, description="weight of each uni-modal relation in the shared space")
     crossmodal_weight: float = Field(1.0, ge=0, description="weight of each cross-modal relation in the shared space")
-    backbone_weight: float = Field(1.0, ge=0, description="weight of each relation in a backbone's own space")
+    backbone_weight: float = Field(2.0, ge=0, description="weight of each relation in a backbone's own space")
+    neighborhood_weight: float = Field(
+        4.0,
+        ge=0,
+        description="weight of each relation between the means of two pairs' neighbourhoods, in the backbones' own "
+        "spaces where there are any",
+    )
+    neighborhood_size: int = Field(20, ge=1, description="pairs of a neighbourhood, the pair itself included")
+    max_dense_pairs: int = Field(
+        2048,
+        ge=0,
+        description="pools of up to so many pairs hold the kernel of all couples, larger ones that of neighbours",
+    )
     horizon: float = Field(
         0.85,
         ge=0,

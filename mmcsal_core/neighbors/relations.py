@@ -68,16 +68,32 @@ def list_backbone_relations(spaces: Mapping[str, Vectors], config: KernelConfig)
     return [Relation(backbone_space(name), x, x, config.backbone_weight) for name, x in spaces.items()]
 
 
+def list_neighborhood_relations(means: Mapping[str, Vectors], config: KernelConfig) -> list[Relation]:
+    """Return the relations between neighbourhoods.
+
+    Args:
+        means: (N, dim) float32 of unit length by space, from `average_neighborhoods`.
+        config: weights.
+    """
+    return [Relation(name_neighborhood(name), x, x, config.neighborhood_weight) for name, x in means.items()]
+
+
+def name_neighborhood(space: str) -> str:
+    """Name the relation between neighbourhoods in a space, e.g. `image.backbone.neighborhood`."""
+    return f"{space}.neighborhood"
+
+
 def weigh_relations(relations: Sequence[Relation], weights: Mapping[str, float]) -> list[Relation]:
     """Multiply each relation's weight by the mean weight of its modalities; no weights change nothing.
 
     Args:
-        relations: of the shared space or of the backbones' own.
+        relations: of the shared space, of the backbones' own, or of neighbourhoods.
         weights: by modality, of all modalities, or empty.
     """
     if not weights:
         return list(relations)
     shares = {backbone_space(name): weight for name, weight in weights.items()} | dict(weights)
+    shares |= {name_neighborhood(name): weight for name, weight in shares.items()}
     shares |= {_name_cross(a, b): (weights[a] + weights[b]) / 2 for a, b in itertools.permutations(weights, 2)}
     return [replace(relation, weight=relation.weight * shares[relation.name]) for relation in relations]
 
@@ -86,16 +102,21 @@ def _name_cross(a: str, b: str) -> str:
     return f"{a}~{b}"
 
 
-def measure_bandwidth(relation: Relation, neighbor: int, seed: int) -> float:
-    """Return the median over rows of the squared distance to the `neighbor`-th nearest other row, always above 0.
+def measure_bandwidth(relation: Relation, neighbor: int | None, seed: int) -> float:
+    """Return what squared distances are divided by, always above 0.
 
-    Where the median is 0 (duplicates) the median of the distances above 0 stands in, and 1 where there is none.
+    It is the mean squared distance of two different pairs, or the median over rows of the squared distance to the
+    `neighbor`-th nearest other row. Where that is 0 (duplicates) the median of the distances above 0 stands in, and 1
+    where there is none.
 
     Args:
         relation: over N pairs.
-        neighbor: 1 is the nearest; clipped to N - 1.
-        seed: of the sample of rows, where there are more than `BANDWIDTH_ROWS`.
+        neighbor: 1 is the nearest; clipped to N - 1. None for the mean.
+        seed: of the sample of rows, where there are more than `BANDWIDTH_ROWS`; the mean needs none.
     """
+    if neighbor is None:
+        mean = _average_squared_distance(relation)
+        return mean if mean > _MIN_SQUARED_DISTANCE else 1.0
     num_rows = len(relation.queries)
     if num_rows == 1:
         return 1.0
@@ -107,6 +128,19 @@ def measure_bandwidth(relation: Relation, neighbor: int, seed: int) -> float:
     if 2 * len(positive) > len(distances):
         return float(np.median(distances))
     return float(np.median(positive)) if len(positive) else 1.0
+
+
+def _average_squared_distance(relation: Relation) -> float:
+    """Return the mean of 2 - 2 q_i . p_j over i != j, 0 for a single row."""
+    num_rows = len(relation.queries)
+    if num_rows == 1:
+        return 0.0
+    sums = [matrix.sum(axis=0, dtype=np.float64) for matrix in (relation.queries, relation.pool)]
+    own = sum(
+        float(np.einsum("nd,nd->", relation.queries[block], relation.pool[block], dtype=np.float64))
+        for block in iter_blocks(num_rows, TILE_ROWS)
+    )
+    return 2.0 - 2.0 * (float(sums[0] @ sums[1]) - own) / (num_rows * (num_rows - 1))
 
 
 def _measure_neighbor_distances(relation: Relation, rows: Rows, neighbor: int) -> Floats:

@@ -8,6 +8,9 @@ from mmcsal_core.settings import Settings
 class BaselineConfig(Settings):
     """The parameters of the baselines, by default those of their papers."""
 
+    coverage_neighbor: int = Field(
+        60, ge=1, description="coverage: the bandwidth is the median squared distance to the neighbour of this rank"
+    )
     maxherding_lengthscale: float = Field(
         1.0, gt=0, description="maxherding: the kernel falls to 1/e at this distance between unit vectors"
     )

@@ -76,7 +76,7 @@ class SelectionConfig(Settings):
     outlier_fraction: float = Field(
         0.05, ge=0, lt=1, description="share of the pool, the least typical pairs, that k-center leaves for last"
     )
-    kernel: KernelConfig = Field(KernelConfig(), description="the pair kernel; coverage uses its bandwidth_neighbor")
+    kernel: KernelConfig = Field(KernelConfig(), description="the pair kernel; coverage and maxherding use its horizon")
     search: NeighborConfig = Field(
         NeighborConfig(),
         description="neighbour search where no stored edges serve; coverage, maxherding and probcover use it",

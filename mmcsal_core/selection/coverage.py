@@ -3,9 +3,10 @@
 Facility location is monotone and submodular, so greedy reaches 1 - 1/e of the optimum (Nemhauser, Wolsey & Fisher, "An
 analysis of approximations for maximizing submodular set functions", 1978); as a choice of what to label: Wei, Iyer &
 Bilmes, "Submodularity in data subset selection and active learning" (ICML 2015). The kernel is held on k-nearest-
-neighbour edges and its bandwidth is taken from the pool, as for `mmcsal`; there is one relation, and no trust.
+neighbour edges and its bandwidth is taken from the pool; there is one relation, and no trust.
 """
 
+from mmcsal_core.neighbors.config import KernelConfig
 from mmcsal_core.neighbors.graph import build_graph
 from mmcsal_core.neighbors.index import find_rows
 from mmcsal_core.neighbors.relations import Relation
@@ -20,5 +21,6 @@ def select_coverage(pool: Pool, request: Request) -> Picks:
     config = request.config
     relation = Relation("joint", pool.joint, pool.joint, 1.0)
     neighbors = find_rows(pool.joint, pool.joint, config.search)
-    kernel = build_graph([relation], [neighbors], config.kernel, request.seed)
+    kernel_config = KernelConfig(bandwidth_neighbor=config.baselines.coverage_neighbor)
+    kernel = build_graph([relation], [neighbors], kernel_config, request.seed)
     return cover_greedily(kernel, request, "coverage", find_horizon(kernel, neighbors.shape[1], config.kernel.horizon))

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from mmcsal_core.neighbors.config import NeighborConfig
-from mmcsal_core.neighbors.graph import union_edges
+from mmcsal_core.neighbors.couples import union_edges
 from mmcsal_core.neighbors.index import SEARCH_ROWS, Index, find_rows
 from mmcsal_core.neighbors.vectors import Floats, Rows, Vectors, iter_blocks
 from mmcsal_core.neighbors.whole_kernel import round_graph

@@ -1,23 +1,33 @@
-"""The pair kernel of a pool on its k-nearest-neighbour graph, and how far each pair is suspected of being mispaired.
+"""The pair kernel of a pool, and how far each pair is suspected of being mispaired.
 
-Neighbours are those stored by an earlier stage where there are any, and searched here else; so is the suspicion. Those
-in the backbones' own spaces join the graph, since they keep what the projection drops.
+A small pool holds the kernel of all couples, a larger one that of its k-nearest-neighbour graph: neighbours stored by
+an earlier stage where there are any, and searched here else; so is the suspicion. Neighbours in the backbones' own
+spaces join the graph, since they keep what the projection drops.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from scipy import sparse
 
 from mmcsal_core.neighbors.backbone_space import reduce_features
-from mmcsal_core.neighbors.graph import build_graph
+from mmcsal_core.neighbors.config import KernelConfig
+from mmcsal_core.neighbors.couples import AllCouples, Couples, EdgeCouples
 from mmcsal_core.neighbors.index import find_rows
-from mmcsal_core.neighbors.relations import Relation, list_backbone_relations, list_shared_relations, weigh_relations
+from mmcsal_core.neighbors.kernel import KernelSum
+from mmcsal_core.neighbors.neighborhoods import average_neighborhoods, list_nearest
+from mmcsal_core.neighbors.relations import (
+    Relation,
+    list_backbone_relations,
+    list_neighborhood_relations,
+    list_shared_relations,
+    weigh_relations,
+)
 from mmcsal_core.neighbors.suspicion import measure_witnesses, score_suspicion, weigh_suspicion
 from mmcsal_core.neighbors.vectors import Floats, Rows, Vectors
 from mmcsal_core.neighbors.whole_kernel import Whole
-from mmcsal_core.schema import relation_name
+from mmcsal_core.schema import backbone_space, relation_name
 from mmcsal_core.selection.config import SelectionConfig
 from mmcsal_core.selection.horizon import find_horizon
 from mmcsal_core.selection.pool import Pool
@@ -39,23 +49,46 @@ class PairGraph:
 
 
 def build_pair_graph(pool: Pool, config: SelectionConfig, seed: int) -> PairGraph:
-    """Compute the pair kernel on the union of all relations' neighbours, and each pair's suspicion.
+    """Compute the pair kernel, of all couples or on the union of all relations' neighbours, and each pair's suspicion.
 
     Args:
         pool: N pairs.
         config: kernel, search and share of suspicious pairs.
         seed: of the sample of rows behind the bandwidths.
     """
-    backbones = list_backbone_relations(find_backbone_spaces(pool, config), config.kernel)
-    relations = weigh_relations(list_shared_relations(pool.embeddings, config.kernel) + backbones, pool.weights)
-    neighbors = find_neighbors(pool, backbones, config)
-    kernel = build_graph(relations, neighbors.values(), config.kernel, seed)
+    spaces, is_whole = find_backbone_spaces(pool, config), pool.num_pairs <= config.kernel.max_dense_pairs
+    backbones = list_backbone_relations(spaces, config.kernel)
+    needs_neighbors = not is_whole or pool.suspicion is None
+    neighbors = find_neighbors(pool, backbones, config) if needs_neighbors else {}
+    couples = AllCouples(pool.num_pairs) if is_whole else EdgeCouples(neighbors.values(), pool.num_pairs)
+    kernel = _sum_relations(pool, couples, spaces, backbones, config.kernel, seed)
     scores = pool.suspicion
     if scores is None:
         scores = score_suspicion(measure_witnesses(pool.embeddings, neighbors))
     suspicion = weigh_suspicion(scores, config.suspicious_fraction)
-    num_neighbors = max(rows.shape[1] for rows in neighbors.values())
+    num_neighbors = pool.num_pairs if is_whole else max(rows.shape[1] for rows in neighbors.values())
     return PairGraph(kernel, suspicion, find_horizon(kernel, num_neighbors, config.kernel.horizon))
+
+
+def _sum_relations(
+    pool: Pool,
+    couples: Couples,
+    spaces: Mapping[str, Vectors],
+    backbones: Sequence[Relation],
+    config: KernelConfig,
+    seed: int,
+) -> sparse.csr_array:
+    """Return the kernel of all relations; neighbourhoods are those of the kernel without them."""
+    total = KernelSum(couples, config, seed)
+    total.add(weigh_relations([*list_shared_relations(pool.embeddings, config), *backbones], pool.weights))
+    kernel = couples.make_graph(total.compute())
+    if config.neighborhood_weight == 0:
+        return kernel
+    nearest = list_nearest(kernel, config.neighborhood_size)
+    own = {backbone_space(name): x for name, x in spaces.items()} or pool.embeddings
+    means = average_neighborhoods(own, nearest)
+    total.add(weigh_relations(list_neighborhood_relations(means, config), pool.weights))
+    return couples.make_graph(total.compute())
 
 
 def find_backbone_spaces(pool: Pool, config: SelectionConfig) -> dict[str, Vectors]:

@@ -2,12 +2,15 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 from mmcsal_core.neighbors import KernelConfig
 from mmcsal_core.neighbors.backbone_space import reduce_features
-from mmcsal_core.neighbors.graph import build_graph, union_edges
+from mmcsal_core.neighbors.couples import AllCouples, EdgeCouples, union_edges
+from mmcsal_core.neighbors.graph import build_graph
 from mmcsal_core.neighbors.index import NO_NEIGHBOR
-from mmcsal_core.neighbors.kernel import compute_kernel
+from mmcsal_core.neighbors.kernel import KernelSum
+from mmcsal_core.neighbors.neighborhoods import average_neighborhoods, list_nearest
 from mmcsal_core.neighbors.relations import (
     Relation,
     list_backbone_relations,
@@ -20,10 +23,20 @@ from tests.core.pair_pools import make_clustered_pool
 
 BACKBONE_DIMS = 128
 CONFIG = KernelConfig(bandwidth_neighbor=20, unimodal_weight=1.0, crossmodal_weight=0.5, backbone_weight=2.0)
+CONFIGS = [
+    CONFIG,
+    CONFIG.model_copy(update={"form": "sum"}),
+    CONFIG.model_copy(update={"bandwidth_neighbor": None}),
+]
 
 
 def square_distances(a: Floats, b: Floats) -> Floats:
     return np.asarray(((a[:, None, :].astype(np.float64) - b[None, :, :]) ** 2).sum(axis=2))
+
+
+def take_bandwidth(squared: Floats, neighbor: int | None) -> float:
+    is_own = np.eye(len(squared), dtype=bool)
+    return float(squared[~is_own].mean()) if neighbor is None else take_median_bandwidth(squared, neighbor)
 
 
 def take_median_bandwidth(squared: Floats, neighbor: int) -> float:
@@ -40,8 +53,10 @@ def compute_dense_kernel(num_pairs: int, config: KernelConfig) -> Floats:
     relations.append((crossed, config.crossmodal_weight))
     relations += [(square_distances(x, x), config.backbone_weight) for x in reduced.values()]
     total = sum(weight for _, weight in relations)
-    values = [w * np.exp(-d / take_median_bandwidth(d, config.bandwidth_neighbor)) for d, w in relations]
-    return np.asarray(sum(values) / total)
+    scaled = [(d / take_bandwidth(d, config.bandwidth_neighbor), w) for d, w in relations]
+    if config.form == "sum":
+        return np.asarray(sum(w * np.exp(-d) for d, w in scaled) / total)
+    return np.asarray(np.exp(-sum(w * d for d, w in scaled) / total))
 
 
 def list_relations(num_pairs: int, config: KernelConfig) -> list[Relation]:
@@ -50,11 +65,53 @@ def list_relations(num_pairs: int, config: KernelConfig) -> list[Relation]:
     return list_shared_relations(pool.embeddings, config) + list_backbone_relations(spaces, config)
 
 
-def test_the_kernel_on_all_edges_is_the_dense_kernel() -> None:
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_kernel_on_all_edges_is_the_dense_kernel(config: KernelConfig) -> None:
     num_pairs = 120
     everybody = np.array([[j for j in range(num_pairs) if j != i] for i in range(num_pairs)])
-    graph = build_graph(list_relations(num_pairs, CONFIG), [everybody], CONFIG, seed=0)
-    np.testing.assert_allclose(graph.toarray() / UNIT, compute_dense_kernel(num_pairs, CONFIG), atol=2e-6)
+    graph = build_graph(list_relations(num_pairs, config), [everybody], config, seed=0)
+    np.testing.assert_allclose(graph.toarray() / UNIT, compute_dense_kernel(num_pairs, config), atol=2e-6)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_all_couples_have_the_values_of_all_edges(config: KernelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmcsal_core.neighbors.couples.BLOCK_ROWS", 17)
+    couples = AllCouples(120)
+    total = KernelSum(couples, config, seed=0)
+    total.add(list_relations(120, config))
+    graph = couples.make_graph(total.compute())
+    dense = graph.toarray()
+    assert graph.nnz == 120**2
+    np.testing.assert_array_equal(dense, dense.T)
+    np.testing.assert_allclose(dense / UNIT, compute_dense_kernel(120, config), atol=2e-6)
+
+
+def test_relations_added_later_count_as_those_added_at_once() -> None:
+    relations, couples = list_relations(60, CONFIG), AllCouples(60)
+    at_once, in_parts = KernelSum(couples, CONFIG, 0), KernelSum(couples, CONFIG, 0)
+    at_once.add(relations)
+    in_parts.add(relations[:2])
+    in_parts.add(relations[2:])
+    np.testing.assert_allclose(in_parts.compute(), at_once.compute(), rtol=1e-12)
+
+
+def test_a_neighbourhood_is_the_rows_of_the_largest_values_the_pair_itself_first_of_equals() -> None:
+    values = np.array([[8, 5, 5, 8], [5, 8, 0, 9], [5, 0, 8, 0], [8, 9, 0, 8]])
+    graph = sparse.csr_array((values * (values > 0)).astype(np.int32))
+    graph.eliminate_zeros()
+    assert list_nearest(graph, 3).tolist() == [[0, 3, 1], [3, 1, 0], [2, 0, NO_NEIGHBOR], [1, 3, 0]]
+
+
+def test_the_mean_of_a_neighbourhood_is_a_direction_in_every_space() -> None:
+    spaces = {name: z[:50] for name, z in make_clustered_pool(60).embeddings.items()}
+    nearest = np.random.default_rng(0).integers(0, 50, (50, 5))
+    nearest[:, 0] = np.arange(50)
+    nearest[::3, 3:] = NO_NEIGHBOR
+    for name, found in average_neighborhoods(spaces, nearest).items():
+        sums = np.array([spaces[name][[r for r in rows if r != NO_NEIGHBOR]].sum(axis=0) for rows in nearest])
+        np.testing.assert_allclose(found, sums / np.linalg.norm(sums, axis=1, keepdims=True), atol=1e-6)
+    opposite = np.array([[1.0, 0.0], [-1.0, 0.0]], dtype=np.float32)
+    np.testing.assert_array_equal(average_neighborhoods({"x": opposite}, np.array([[0, 1], [0, 1]]))["x"], opposite)
 
 
 def test_the_graph_is_symmetric_with_an_exact_diagonal_below_one() -> None:
@@ -103,6 +160,9 @@ def test_a_relation_of_weight_zero_is_left_out() -> None:
 def test_the_bandwidth_is_clipped_sampled_by_seed_and_never_zero() -> None:
     z = make_clustered_pool(3000, dim=4).embeddings["image"]
     relation = Relation("image", z, z, 1.0)
+    assert measure_bandwidth(relation, None, seed=3) == measure_bandwidth(relation, None, seed=4)
+    for single in (z[:1], np.tile(z[:1], (9, 1))):
+        assert measure_bandwidth(Relation("image", single, single, 1.0), None, 0) == 1.0
     assert measure_bandwidth(relation, 10, seed=3) == measure_bandwidth(relation, 10, seed=3)
     assert measure_bandwidth(relation, 10, seed=3) == pytest.approx(measure_bandwidth(relation, 10, seed=4), rel=0.2)
     few = Relation("image", z[:4], z[:4], 1.0)
@@ -116,12 +176,12 @@ def test_the_bandwidth_is_clipped_sampled_by_seed_and_never_zero() -> None:
     assert measure_bandwidth(Relation("image", z[:1], z[:1], 1.0), 60, 0) == 1.0
 
 
-def test_blocks_do_not_change_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    relations = list_relations(60, CONFIG)
-    edges = np.array([(i, j) for i in range(60) for j in range(i, min(i + 20, 60))]).T
-    whole = compute_kernel(relations, [0.5] * len(relations), (edges[0], edges[1]))
-    monkeypatch.setattr("mmcsal_core.neighbors.kernel.BLOCK_EDGES", 17)
-    np.testing.assert_array_equal(compute_kernel(relations, [0.5] * len(relations), (edges[0], edges[1])), whole)
+def test_blocks_do_not_change_the_distances(monkeypatch: pytest.MonkeyPatch) -> None:
+    relation = list_relations(60, CONFIG)[2]
+    couples = EdgeCouples([np.array([[(i + k) % 60 for k in range(1, 20)] for i in range(60)])], 60)
+    whole = couples.square_distances(relation)
+    monkeypatch.setattr("mmcsal_core.neighbors.couples.BLOCK_EDGES", 17)
+    np.testing.assert_array_equal(couples.square_distances(relation), whole)
 
 
 def test_reduced_features_are_standardised_principal_components_of_unit_length() -> None:

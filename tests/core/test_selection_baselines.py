@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmcsal_core.errors import ConfigError
-from mmcsal_core.neighbors import KernelConfig, NeighborConfig
+from mmcsal_core.neighbors import NeighborConfig
 from mmcsal_core.neighbors.backbone_space import reduce_features
 from mmcsal_core.neighbors.vectors import Floats, Rows, Vectors
 from mmcsal_core.selection import SelectionConfig, joint_graph, select_coreset
@@ -64,7 +64,7 @@ def test_maxherding_on_all_edges_is_dense_greedy_with_a_fixed_lengthscale() -> N
 
 
 def test_coverage_on_all_edges_is_dense_greedy_with_the_bandwidth_of_the_pool() -> None:
-    found = select("coverage", 20, search=EVERYBODY, kernel=KernelConfig(bandwidth_neighbor=9))
+    found = select("coverage", 20, search=EVERYBODY, baselines={"coverage_neighbor": 9})
     bandwidth = np.median(np.sort(SQUARED, axis=1)[:, 9])
     assert found.indices.tolist() == pick_by_brute_force(np.exp(-SQUARED / bandwidth), 20)
 

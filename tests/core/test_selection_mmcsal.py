@@ -30,7 +30,9 @@ from mmcsal_core.storage import Store
 from tests.core.pair_pools import make_clustered_pool
 from tests.core.plain_greedy import CoverState, greedy_cover
 
-CONFIG = SelectionConfig(refine="none", diversity_threshold=0, kernel=KernelConfig(bandwidth_neighbor=10))
+CONFIG = SelectionConfig(
+    refine="none", diversity_threshold=0, kernel=KernelConfig(bandwidth_neighbor=10, max_dense_pairs=0)
+)
 
 
 def build_graph(num_pairs: int, num_neighbors: int = 12, seed: int = 0) -> PairGraph:
