@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmcsal_core.evaluation.config import Contestant, EvaluateConfig
+from mmcsal_core.evaluation.config import Contestant, EvaluateConfig, ProbeName
 from mmcsal_core.evaluation.contest import run_contest
 from mmcsal_core.evaluation.labelled_pool import LabelledPool, encode_labels, split_pool
 from mmcsal_core.neighbors.vectors import Rows
@@ -20,7 +20,7 @@ from tests.evidence.encoder_views import Embeddings, GapMeasures, fit_views, mea
 from tests.evidence.planting import plant_mispairs
 from tests.evidence.sets import LabelledSet, find_set, load_set
 
-PROBE = "features"
+PROBE: ProbeName = "features"
 """Logistic regression on the raw features of all modalities side by side: it does not hang on any encoder."""
 
 
@@ -152,6 +152,5 @@ def hold_contest(
     means = table.groupby(["contestant", "budget"], sort=False)[measures].mean().reset_index()
     per_class = means.pop("budget") // len(pool.classes)
     return [
-        Score(per_class=int(number), **row)
-        for number, row in zip(per_class, means.to_dict("records"), strict=True)
+        Score(per_class=int(number), **row) for number, row in zip(per_class, means.to_dict("records"), strict=True)
     ]

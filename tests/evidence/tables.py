@@ -37,9 +37,7 @@ def render_claims(claims: Sequence[Claim], figures: Figures) -> str:
     """One row a claim: over all sets, those chosen on, those that confirm."""
     groups = [None, *(role for role in ROLES if figures.list_sets(role))]
     heading = ["claim", *(f"{role or 'all'} ({len(figures.list_sets(role))} sets)" for role in groups)]
-    rows = [
-        [claim.text, *(_describe(claim.judge(figures.restrict(role))) for role in groups)] for claim in claims
-    ]
+    rows = [[claim.text, *(_describe(claim.judge(figures.restrict(role))) for role in groups)] for claim in claims]
     return render_table(heading, rows)
 
 
@@ -70,10 +68,9 @@ def render_sets(figures: Figures, share: float) -> str:
     roles = {each.name: each.role for each in SETS}
     heading = ["set", "", DEFAULT, RANDOM, single, "best baseline of the set", "", "default less the best"]
     rows = []
-    for name, row in by_set.iterrows():
-        figure, winner = best.loc[name, "figure"], best.loc[name, "name"]
-        numbers = [show(row[DEFAULT]), show(row[RANDOM]), show(row[single]), show(figure)]
-        rows.append([str(name), roles[str(name)], *numbers, str(winner), f"{row[DEFAULT] - figure:+.3f}"])
+    for name, winner, figure in zip(map(str, by_set.index), best["name"], best["figure"], strict=True):
+        own, numbers = by_set.at[name, DEFAULT], [by_set.at[name, each] for each in (DEFAULT, RANDOM, single)]
+        rows.append([name, roles[name], *map(show, [*numbers, figure]), winner, f"{own - figure:+.3f}"])
     return render_table(heading, rows)
 
 
@@ -85,7 +82,7 @@ def render_views(figures: Figures) -> str:
     heading = ["embeddings", "centroid gap", "modality classifier", "retrieval R@1"]
     heading += [f"balanced accuracy, {describe_share(share)}" for share in shares]
     rows = []
-    for view in gaps["gap"]:
+    for view in map(str, gaps["gap"]):
         numbers = [show(table[view].mean()) for table in gaps.values()]
         numbers += [show(table[view].mean()) if view in table else "" for table in picks.values()]
         rows.append([f"**{view}**" if view == name_default_encoder() else view, *numbers])
@@ -100,7 +97,9 @@ def render_gaps(figures: Figures) -> str:
     heading = ["set", *(f"{name}, {view}" for name in ("gap", "classifier", "R@1") for view in (INFO_NCE, own))]
     rows = []
     for name in tables["gap"].index:
-        rows.append([str(name), *(show(table.loc[name, view]) for table in tables.values() for view in (INFO_NCE, own))])
+        rows.append(
+            [str(name), *(show(table.loc[name, view]) for table in tables.values() for view in (INFO_NCE, own))]
+        )
     return render_table(heading, rows)
 
 
@@ -125,7 +124,7 @@ def _list_harm(by_set: pd.DataFrame) -> list[str]:
         if found.difference <= 0:
             part = "+ diversity" if after == DEFAULT else after
             harm.append(f"the step `{part}` did not raise balanced accuracy ({describe_comparison(found)}).")
-    for name in by_set:
+    for name in map(str, by_set):
         found = compare(by_set[name], by_set[DEFAULT])
         if found.difference > 0:
             harm.append(f"`{name}` did better than the default ({describe_comparison(found)}).")
@@ -135,8 +134,6 @@ def _list_harm(by_set: pd.DataFrame) -> list[str]:
 def describe_comparison(found: Comparison) -> str:
     """Return difference, interval and the sets at or above."""
     return f"{found.difference:+.3f} ± {found.half_width:.3f}, {found.wins}/{found.num_sets} sets"
-
-
 
 
 def render_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
