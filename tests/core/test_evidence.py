@@ -269,7 +269,7 @@ def test_results_are_kept_by_fingerprint_and_a_cut_line_is_passed_over(tmp_path:
     again.add(CellResult("other", "new", "2026-01-01T00:00:00", 1.0, ()))
     found = ResultFile(path, "new").find(cell)
     assert found is not None
-    assert (found.views, found.wall_s) == (views, 1.5)
+    assert (found.views, found.cpu_s) == (views, 1.5)
     assert ResultFile(path, "old").find(cell) is None
     assert len(path.read_text().splitlines()) == 3
 

@@ -41,7 +41,7 @@ def write_document(cells: Sequence[Cell], results: ResultFile, protocol: Protoco
         machine=describe_machine(("numpy", "scipy", "scikit-learn", "torch")),
         num_cells=len(found),
         num_planned=len(cells),
-        cell_hours=sum(result.wall_s for _, result in found) / 3600,
+        cpu_hours=sum(result.cpu_s for _, result in found) / 3600,
     )
     return render_document(collect_figures(found), occasion, protocol)
 

@@ -70,7 +70,7 @@ class Occasion:
         machine: that ran it.
         num_cells: that have results.
         num_planned: of the profile.
-        cell_hours: wall time of all cells together.
+        cpu_hours: of all cells together.
     """
 
     command: str
@@ -79,7 +79,7 @@ class Occasion:
     machine: Machine
     num_cells: int
     num_planned: int
-    cell_hours: float
+    cpu_hours: float
 
 
 def render_document(figures: Figures, occasion: Occasion, protocol: Protocol) -> str:
@@ -115,7 +115,7 @@ def describe_occasion(occasion: Occasion) -> str:
     machine = occasion.machine
     days = " to ".join(sorted(set(occasion.dates)))
     text = (
-        f"{occasion.num_cells} cells of the grid, {occasion.cell_hours:.1f} hours of one thread, {days}, commit "
+        f"{occasion.num_cells} cells of the grid, {occasion.cpu_hours:.1f} CPU hours, {days}, commit "
         f"{occasion.commit}. {machine.processor}, {machine.memory_gib:.0f} GiB; {'; '.join(machine.software)}."
     )
     if occasion.num_cells == occasion.num_planned:

@@ -60,7 +60,7 @@ def run_cells(cells: Sequence[Cell], results: ResultFile, protocol: Protocol, ca
     for number, result in enumerate(_iter_results(missing, protocol, cache, results.fingerprint, num_processes), 1):
         results.add(result)
         left_min = (time.monotonic() - started) / number * (len(missing) - number) / 60
-        print(f"[{number}/{len(missing)}] {result.key}: {result.wall_s:.0f} s, {left_min:.0f} min left", flush=True)
+        print(f"[{number}/{len(missing)}] {result.key}: {result.cpu_s:.0f} CPU s, {left_min:.0f} min left", flush=True)
 
 
 def _iter_results(
@@ -79,6 +79,6 @@ def _iter_results(
 
 def time_cell(cell: Cell, protocol: Protocol, cache: Path, fingerprint: str) -> CellResult:
     """Run a cell and time it."""
-    now, started = datetime.now().astimezone().isoformat(timespec="seconds"), time.monotonic()
+    now, started = datetime.now().astimezone().isoformat(timespec="seconds"), time.process_time()
     views = tuple(run_cell(cell, protocol, cache))
-    return CellResult(cell.key, fingerprint, now, time.monotonic() - started, views)
+    return CellResult(cell.key, fingerprint, now, time.process_time() - started, views)

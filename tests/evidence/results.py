@@ -43,14 +43,14 @@ class CellResult:
         key: of the cell.
         fingerprint: of what ran.
         started: local time, ISO 8601.
-        wall_s: seconds it took.
+        cpu_s: seconds of its process.
         views: by view of the encoder.
     """
 
     key: str
     fingerprint: str
     started: str
-    wall_s: float
+    cpu_s: float
     views: tuple[ViewResult, ...]
 
 
