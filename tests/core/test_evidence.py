@@ -129,12 +129,15 @@ def test_all_contestants_pick_and_are_scored() -> None:
 
 def test_a_cell_looks_at_every_view_of_its_encoder() -> None:
     labelled = _make_set()
-    views = judge_cell(Cell("made", 0.2, 0, UNTRAINED), SMALL, labelled)
+    findings = judge_cell(Cell("made", 0.2, 0, UNTRAINED), SMALL, labelled)
+    assert findings.num_pool + findings.num_test == len(labelled.labels)
+    assert findings.num_classes == 3
+    views = findings.views
     assert [view.view for view in views] == ["untrained", "untrained, centred"]
     assert views[1].gap.gap < views[0].gap.gap
     for view in views:
         assert [(score.contestant, score.per_class) for score in view.scores] == [(DEFAULT, 1), (DEFAULT, 2)]
-    assert judge_cell(Cell("made", 0.2, 0, UNTRAINED), SMALL, labelled) == views
+    assert judge_cell(Cell("made", 0.2, 0, UNTRAINED), SMALL, labelled) == findings
 
 
 def _to_unit(vectors: npt.NDArray[np.floating]) -> Vectors:
@@ -260,16 +263,16 @@ def test_features_are_read_again_from_the_cache(tmp_path: Path) -> None:
 
 def test_results_are_kept_by_fingerprint_and_a_cut_line_is_passed_over(tmp_path: Path) -> None:
     cell = Cell("made", 0.2, 0, UNTRAINED)
-    views = tuple(judge_cell(cell, SMALL, _make_set(60)))
+    findings = judge_cell(cell, SMALL, _make_set(60))
     path = tmp_path / "results.jsonl"
-    ResultFile(path, "new").add(CellResult(cell.key, "new", "2026-01-01T00:00:00", 1.5, views))
+    ResultFile(path, "new").add(CellResult(cell.key, "new", "2026-01-01T00:00:00", 1.5, findings))
     with path.open("a") as file:
         file.write('{"key": "cut')
     again = ResultFile(path, "new")
-    again.add(CellResult("other", "new", "2026-01-01T00:00:00", 1.0, ()))
+    again.add(CellResult("other", "new", "2026-01-01T00:00:00", 1.0, findings))
     found = ResultFile(path, "new").find(cell)
     assert found is not None
-    assert (found.views, found.cpu_s) == (views, 1.5)
+    assert (found.findings, found.cpu_s) == (findings, 1.5)
     assert ResultFile(path, "old").find(cell) is None
     assert len(path.read_text().splitlines()) == 3
 
@@ -282,8 +285,8 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     save_features(features, find_cached("mfeat", tmp_path))
     cells = list_cells(Profile(("mfeat fac-fou",), (0.0, 0.2), 1, (UNTRAINED,)))
     path = tmp_path / "results.jsonl"
-    views = tuple(run_cell(cells[0], SMALL, tmp_path))
-    ResultFile(path, "same").add(CellResult(cells[0].key, "same", "2026-01-01T00:00:00", 1.0, views))
+    findings = run_cell(cells[0], SMALL, tmp_path)
+    ResultFile(path, "same").add(CellResult(cells[0].key, "same", "2026-01-01T00:00:00", 1.0, findings))
     before = path.read_text()
     run_cells(cells, ResultFile(path, "same"), SMALL, tmp_path, 1)
     after = path.read_text()
@@ -291,7 +294,7 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     assert len(after.splitlines()) == 2
     found = ResultFile(path, "same").find(cells[1])
     assert found is not None
-    assert list(found.views) == run_cell(cells[1], SMALL, tmp_path)
+    assert found.findings == run_cell(cells[1], SMALL, tmp_path)
     run_cells(cells, ResultFile(path, "same"), SMALL, tmp_path, 1)
     assert path.read_text() == after
 

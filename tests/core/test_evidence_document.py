@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.benchmarks.selection_machine import Machine
-from tests.evidence.cells import Cell, Protocol, Score, ViewResult
+from tests.evidence.cells import Cell, Findings, Protocol, Score, ViewResult
 from tests.evidence.claims import (
     judge_classifier,
     judge_coverage,
@@ -49,7 +49,7 @@ def _make_result(
     views = [ViewResult(cell.encoder, gap or GapMeasures(0.8, 0.9, 0.30), scores)]
     if cell.encoder == INFO_NCE:
         views.append(ViewResult(f"{INFO_NCE}{CENTRED}", GapMeasures(0.1, 0.7, 0.29), scores))
-    return cell, CellResult(cell.key, "same", "2026-01-02T00:00:00", 60.0, tuple(views))
+    return cell, CellResult(cell.key, "same", "2026-01-02T00:00:00", 60.0, Findings(70, 30, 9, tuple(views)))
 
 
 def _make_figures(accuracies: Mapping[str, Mapping[str, float]], **others: float) -> Figures:
@@ -164,6 +164,9 @@ def test_the_document_says_what_holds_and_what_does_not() -> None:
     assert f"- clean: `{HERDING}` did better than the default (+0.025 ± 0.953, 1/2 sets)." in did_not_work
     assert "clean: the step `+ cross-modal` did not raise balanced accuracy (+0.000 ± 0.000" in did_not_work
     assert "on no set is the default below random" not in did_not_work
+    clean, mispaired = (text.partition(f"## Selection, {pool}")[2] for pool in ("clean", "20 % mispaired"))
+    assert "mispaired picks" not in clean.partition("## Selection")[0]
+    assert "mispaired picks" in mispaired
 
 
 def test_the_document_reports_choosing_and_confirming_sets_apart() -> None:
@@ -186,6 +189,7 @@ def test_the_document_has_a_row_for_every_contestant_and_view() -> None:
         assert first_cells.count(f"| {name}") == 1
     for name in (NO_ALIGNMENT, f"**{OWN}**", INFO_NCE, f"{INFO_NCE}{CENTRED}"):
         assert f"| {name}" in first_cells
+    assert "| google | confirmed on | image + text | 9 | 70 | 30 |" in text
     assert "| google | .800 | .400 | .900 | .800 | .300 | .300 |" in text
 
 

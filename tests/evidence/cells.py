@@ -81,6 +81,16 @@ class ViewResult:
 
 
 @dataclass(frozen=True)
+class Findings:
+    """What was found in a cell: pairs of its pool and its test, classes of its pool, and one result a view."""
+
+    num_pool: int
+    num_test: int
+    num_classes: int
+    views: tuple[ViewResult, ...]
+
+
+@dataclass(frozen=True)
 class SplitSet:
     """A set's pool, with mispaired pairs planted, and its test pairs."""
 
@@ -91,12 +101,12 @@ class SplitSet:
     test_codes: Rows
 
 
-def run_cell(cell: Cell, protocol: Protocol, cache: Path) -> list[ViewResult]:
+def run_cell(cell: Cell, protocol: Protocol, cache: Path) -> Findings:
     """Run a cell in this process; equal arguments give equal results."""
     return judge_cell(cell, protocol, load_set(find_set(cell.set_name), cache))
 
 
-def judge_cell(cell: Cell, protocol: Protocol, labelled: LabelledSet) -> list[ViewResult]:
+def judge_cell(cell: Cell, protocol: Protocol, labelled: LabelledSet) -> Findings:
     """Run a cell on a set that is at hand."""
     parts = split_and_plant(labelled, cell.share, cell.split, protocol)
     views = fit_views(cell.encoder, parts.pool.features, parts.test.features, cell.split)
@@ -105,7 +115,8 @@ def judge_cell(cell: Cell, protocol: Protocol, labelled: LabelledSet) -> list[Vi
         names = list(list_contestants()) if view.name == name_default_encoder() else [DEFAULT]
         scores = hold_contest(parts, (view.pool, view.test), names, protocol, cell.split)
         results.append(ViewResult(view.name, measure_gap(view.test, cell.split), tuple(scores)))
-    return results
+    sizes = len(parts.pool_codes), len(parts.test_codes), len(np.unique(parts.pool_codes))
+    return Findings(*sizes, tuple(results))
 
 
 def split_and_plant(labelled: LabelledSet, share: float, split: int, protocol: Protocol) -> SplitSet:

@@ -15,6 +15,7 @@ from tests.evidence.tables import (
     render_contestants,
     render_gaps,
     render_sets,
+    render_sizes,
     render_views,
 )
 
@@ -38,7 +39,8 @@ of the baselines, and do prototypes close the modality gap? Each claim below is 
   standardised on the pool, learns from the picks' labels and is tested. Figures are balanced accuracies where nothing
   else is said. Contestants that draw are run {num_seeds} times a split.
 - A set's figure is the mean over splits and budgets; in a mean over sets all count the same. `±` is half a 95 %
-  interval over sets; sets that share a source are not independent, so it is too narrow.
+  interval over sets; sets that share a source are not independent, so it is too narrow. `2/3 sets`: on so
+  many the first of the two is at or above the second.
 - "Best single baseline" and "best baseline of the set" are found on the very figures that they are compared by, which
   favours the baselines.
 - Choices were made on the sets called `{chosen}`; those called `{confirmed}` only confirm.
@@ -101,6 +103,7 @@ def render_document(figures: Figures, occasion: Occasion, protocol: Protocol) ->
     failures = list_failures(claims, figures) or ["Every claim holds, and every part helps."]
     sections = [
         head,
+        f"{render_sizes(figures)}\n",
         f"## Claims\n\n{render_claims(claims, figures)}\n",
         "## What did not work\n\n" + "\n".join(f"- {failure}" for failure in failures) + "\n",
         *(_render_share(figures, share) for share in figures.shares),

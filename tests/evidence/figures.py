@@ -30,10 +30,12 @@ class Figures:
     Args:
         scores: one row a set, share, split, view, contestant and budget.
         gaps: one row a set, share, split and view.
+        sizes: pairs of the pool and of the test, and classes, by set.
     """
 
     scores: pd.DataFrame
     gaps: pd.DataFrame
+    sizes: dict[str, tuple[int, int, int]]
 
     @property
     def shares(self) -> list[float]:
@@ -48,7 +50,8 @@ class Figures:
     def restrict(self, role: Role | None) -> "Figures":
         """Return the figures of the sets of a role, of all for None."""
         kept = self.list_sets(role)
-        return Figures(self.scores[self.scores["set"].isin(kept)], self.gaps[self.gaps["set"].isin(kept)])
+        scores, gaps = (table[table["set"].isin(kept)] for table in (self.scores, self.gaps))
+        return Figures(scores, gaps, {name: self.sizes[name] for name in kept})
 
     def by_set(self, share: float, measure: str = BALANCED, per_class: int | None = None) -> pd.DataFrame:
         """Return a measure through the default encoder, one row a set and one column a contestant."""
@@ -84,13 +87,15 @@ class Comparison:
 
 def collect_figures(found: Iterable[tuple[Cell, CellResult]]) -> Figures:
     """Lay out the results of cells in long form."""
-    scores, gaps = [], []
+    scores, gaps, sizes = [], [], {}
     for cell, result in found:
         own = {"set": cell.set_name, "share": cell.share, "split": cell.split}
-        for view in result.views:
+        findings = result.findings
+        sizes[cell.set_name] = findings.num_pool, findings.num_test, findings.num_classes
+        for view in findings.views:
             gaps.append({**own, "view": view.view, **asdict(view.gap)})
             scores += [{**own, "view": view.view, **asdict(score)} for score in view.scores]
-    return Figures(pd.DataFrame(scores), pd.DataFrame(gaps))
+    return Figures(pd.DataFrame(scores), pd.DataFrame(gaps), sizes)
 
 
 def compare(first: pd.Series, second: pd.Series) -> Comparison:

@@ -80,5 +80,5 @@ def _iter_results(
 def time_cell(cell: Cell, protocol: Protocol, cache: Path, fingerprint: str) -> CellResult:
     """Run a cell and time it."""
     now, started = datetime.now().astimezone().isoformat(timespec="seconds"), time.process_time()
-    views = tuple(run_cell(cell, protocol, cache))
-    return CellResult(cell.key, fingerprint, now, time.process_time() - started, views)
+    findings = run_cell(cell, protocol, cache)
+    return CellResult(cell.key, fingerprint, now, time.process_time() - started, findings)

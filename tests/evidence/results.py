@@ -13,7 +13,7 @@ from pathlib import Path
 
 import mmcsal_core
 from tests.benchmarks.selection_results import find_version
-from tests.evidence.cells import Cell, Protocol, Score, ViewResult
+from tests.evidence.cells import Cell, Findings, Protocol, Score, ViewResult
 from tests.evidence.encoder_views import GapMeasures
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "faiss", "torch")
@@ -44,14 +44,14 @@ class CellResult:
         fingerprint: of what ran.
         started: local time, ISO 8601.
         cpu_s: seconds of its process.
-        views: by view of the encoder.
+        findings: of the cell.
     """
 
     key: str
     fingerprint: str
     started: str
     cpu_s: float
-    views: tuple[ViewResult, ...]
+    findings: Findings
 
 
 class ResultFile:
@@ -88,8 +88,9 @@ class ResultFile:
         except json.JSONDecodeError:
             return
         if values["fingerprint"] == self.fingerprint:
-            views = tuple(_read_view(view) for view in values.pop("views"))
-            self._results[values["key"]] = CellResult(views=views, **values)
+            findings = values.pop("findings")
+            views = tuple(_read_view(view) for view in findings.pop("views"))
+            self._results[values["key"]] = CellResult(findings=Findings(views=views, **findings), **values)
 
 
 def _read_view(values: dict[str, object]) -> ViewResult:

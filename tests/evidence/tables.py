@@ -1,5 +1,6 @@
 """The tables of the evidence document, each from figures to Markdown."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -27,7 +28,7 @@ from tests.evidence.figures import (
     find_best_per_set,
     find_best_single,
 )
-from tests.evidence.sets import ROLES, SETS
+from tests.evidence.sets import ROLES, SETS, find_set
 
 PARTS = (*(name for name, _ in LADDER), DEFAULT, NO_SWAPS, NO_ALIGNMENT, RAW, CONTINUOUS)
 PART_NAMES = {DEFAULT: f"+ diversity = **{DEFAULT}**"}
@@ -47,18 +48,26 @@ def render_contestants(figures: Figures, share: float, *, parts: bool) -> str:
     names = [name for name in (PARTS if parts else [DEFAULT, *list_baselines()]) if name in by_set]
     if not parts:
         names.sort(key=lambda name: -by_set[name].mean())
-    budgets = sorted(figures.scores["per_class"].unique())
-    roles = [role for role in ROLES if figures.list_sets(role)]
-    heading = ["", *(f"{budget} a class" for budget in budgets), "mean", *roles, "class coverage", "mispaired picks"]
-    columns = [figures.by_set(share, per_class=int(budget)) for budget in budgets]
-    columns += [by_set, *(figures.restrict(role).by_set(share) for role in roles)]
-    columns += [figures.by_set(share, COVERAGE), figures.by_set(share, MISPAIRED)]
-    rows = []
+    columns, rows = _list_columns(figures, share), []
     for name in names:
         shown = PART_NAMES.get(name, name) if parts else (f"**{name}**" if name == DEFAULT else name)
         against = "" if name == DEFAULT else describe_comparison(compare(by_set[DEFAULT], by_set[name]))
-        rows.append([shown, *(show(column[name].mean()) for column in columns), against])
-    return render_table([*heading, "default less this one"], rows)
+        rows.append([shown, *(show(column[name].mean()) for column in columns.values()), against])
+    return render_table(["", *columns, "default less this one"], rows)
+
+
+def _list_columns(figures: Figures, share: float) -> dict[str, pd.DataFrame]:
+    """Return what is shown of a contestant by heading, each one row a set and one column a contestant."""
+    budgets = sorted(figures.scores["per_class"].unique())
+    columns = {f"{budget} a class": figures.by_set(share, per_class=int(budget)) for budget in budgets}
+    columns["mean"] = figures.by_set(share)
+    for role in ROLES:
+        if figures.list_sets(role):
+            columns[role] = figures.restrict(role).by_set(share)
+    columns["class coverage"] = figures.by_set(share, COVERAGE)
+    if share > 0:
+        columns["mispaired picks"] = figures.by_set(share, MISPAIRED)
+    return columns
 
 
 def render_sets(figures: Figures, share: float) -> str:
@@ -72,6 +81,16 @@ def render_sets(figures: Figures, share: float) -> str:
         own, numbers = by_set.at[name, DEFAULT], [by_set.at[name, each] for each in (DEFAULT, RANDOM, single)]
         rows.append([name, roles[name], *map(show, [*numbers, figure]), winner, f"{own - figure:+.3f}"])
     return render_table(heading, rows)
+
+
+def render_sizes(figures: Figures) -> str:
+    """One row a set: what its pairs are of, and how many there are."""
+    rows = []
+    for name in figures.list_sets():
+        declared, (num_pool, num_test, num_classes) = find_set(name), figures.sizes[name]
+        halves = " + ".join(declared.modalities)
+        rows.append([name, declared.role, halves, str(num_classes), str(num_pool), str(num_test)])
+    return render_table(["set", "", "modalities", "classes", "pool", "test"], rows)
 
 
 def render_views(figures: Figures) -> str:
@@ -132,8 +151,9 @@ def _list_harm(by_set: pd.DataFrame) -> list[str]:
 
 
 def describe_comparison(found: Comparison) -> str:
-    """Return difference, interval and the sets at or above."""
-    return f"{found.difference:+.3f} ± {found.half_width:.3f}, {found.wins}/{found.num_sets} sets"
+    """Return difference, interval where there are several sets, and the sets at or above."""
+    interval = "" if math.isnan(found.half_width) else f" ± {found.half_width:.3f}"
+    return f"{found.difference:+.3f}{interval}, {found.wins}/{found.num_sets} sets"
 
 
 def render_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
