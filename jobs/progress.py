@@ -50,12 +50,19 @@ class JsonReporter:
             done=progress.done,
             total=progress.total,
             unit=progress.unit,
+            **describe_pace(progress),
             **({"detail": progress.detail} if progress.detail else {}),
         )
 
     def announce(self, event: str, **details: object) -> None:
         """Write a line."""
         self._log.info(event, **details)
+
+
+def describe_pace(progress: StageProgress) -> dict[str, float]:
+    """Return the throughput and the time that is left, where the stage measures them."""
+    measured = {"pairs_per_second": progress.pairs_per_second, "eta_s": progress.eta_s}
+    return {name: value for name, value in measured.items() if value is not None}
 
 
 class BarReporter:
@@ -69,7 +76,9 @@ class BarReporter:
         """Move the stage's bar."""
         if progress.stage not in self._tasks:
             self._tasks[progress.stage] = self._bars.add_task(progress.stage, total=progress.total, detail="")
-        detail = progress.detail or progress.unit
+        speed = progress.pairs_per_second
+        pace = [] if speed is None else [f"{speed:,.0f} pairs/s"]
+        detail = ", ".join([progress.detail or progress.unit, *pace])
         self._bars.update(self._tasks[progress.stage], completed=progress.done, total=progress.total, detail=detail)
 
     def announce(self, event: str, **details: object) -> None:

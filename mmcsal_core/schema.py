@@ -21,6 +21,9 @@ NEIGHBOR_RANK = "neighbor_rank"
 SIMILARITY = "similarity"
 NEAR_DUPLICATE_GROUP = "near_duplicate_group"
 NEAR_DUPLICATE_COUNT = "near_duplicate_count"
+OUT_OF_FOLD_ALIGNMENT = "out_of_fold_alignment"
+OUT_OF_FOLD_FILE = "out_of_fold.parquet"
+"""File of the encoder artifact: one row a pair, sorted by `pair_id`."""
 COST_COLUMN = "cost_column"
 """Key of a selection's metadata: the column that gains were divided by before they were compared, if any."""
 
@@ -134,6 +137,22 @@ def embedding_schema(modalities: Sequence[str], dim: int) -> pa.Schema:
         )
     )
     return pa.schema(fields)
+
+
+def out_of_fold_schema() -> pa.Schema:
+    """Return the schema of `encoder/out_of_fold.parquet`: how well each pair agrees by an encoder without it."""
+    return pa.schema(
+        [
+            describe_field(PAIR_ID, pa.string(), "unique id of the pair", nullable=False),
+            describe_field(
+                OUT_OF_FOLD_ALIGNMENT,
+                pa.float32(),
+                "cosine of the pair's embeddings by an encoder fitted without it, mean over modality pairs",
+                "cosine",
+                nullable=False,
+            ),
+        ]
+    )
 
 
 def neighbor_schema() -> pa.Schema:

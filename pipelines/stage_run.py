@@ -46,13 +46,18 @@ class Resources(Settings):
 
 @dataclass(frozen=True)
 class StageProgress:
-    """How far a stage is: `done` of `total` units of work (`unit` names them), and what it has to say."""
+    """How far a stage is: `done` of `total` units of work (`unit` names them), and what it has to say.
+
+    A stage that measures them adds its throughput and the seconds that are left at it.
+    """
 
     stage: str
     done: int
     total: int
     unit: str = "shards"
     detail: str = ""
+    pairs_per_second: float | None = None
+    eta_s: float | None = None
 
 
 def ignore_progress(_: StageProgress) -> None:

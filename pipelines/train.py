@@ -1,65 +1,40 @@
-"""The train stage: features/ in, encoder/ out: `encoder.safetensors`, `encoder.json`, `metrics.json`.
+"""The train stage: features/ in, encoder/ out: the fitted encoder, its metrics, and each pair's out-of-fold alignment.
 
 Ray Train starts the workers, one on a laptop or many on a cluster, and starts them again after a crash. The maths of an
-epoch is `EncoderFit`, the same as in process. Every worker reads all features, sorted by `pair_id`, and takes its slice
-of each batch. After each epoch the first worker publishes a checkpoint beside the encoder, from which a new attempt or
-a new run goes on; the checkpoints are deleted before the artifact is finished.
+epoch is `EncoderFit`, the same as in process. Every worker maps all features, sorted by `pair_id`, from a scratch file,
+and takes its slice of each batch. After each epoch the first worker publishes a checkpoint beside the encoder, from
+which a new attempt or a new run goes on; the checkpoints are deleted before the artifact is finished.
 
 Ray Train's own checkpoints were not chosen: they need a path that all nodes share, and know no fingerprint. Feeding
 the workers through Ray Data was not chosen: its blocks come in no fixed order. The fit is driven from a Ray task, not
 from the driver: Ray Train replaces the handler of SIGINT, which is the driver's own.
 """
 
-import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import faiss
-import numpy as np
-import numpy.typing as npt
 import ray
 import ray.train
 import ray.train.torch
-import torch
 
-from mmcsal_core.artifacts import Artifact, Manifest, Plan
-from mmcsal_core.encoder.checkpoint import CARD_FILE, WEIGHTS_FILE, load_fit, save_encoder, save_fit
+from mmcsal_core.artifacts import Artifact, Manifest
+from mmcsal_core.encoder.checkpoint import CARD_FILE, WEIGHTS_FILE
 from mmcsal_core.encoder.config import EncoderConfig
-from mmcsal_core.encoder.fitting import EncoderFit
+from mmcsal_core.encoder.out_of_fold import check_fold_sizes, has_folds
 from mmcsal_core.encoder.training_set import check_counts, check_sizes
-from mmcsal_core.encoder.workers import Workers
 from mmcsal_core.errors import MmcsalError
-from mmcsal_core.metrics import diagnose_embeddings
-from mmcsal_core.schema import PAIR_ID, feature_column
+from mmcsal_core.schema import OUT_OF_FOLD_FILE
 from mmcsal_core.storage import FileRecord, Store, hash_bytes
-from mmcsal_core.vector_columns import stack_vectors
-from pipelines.stage_run import Resources, StageProgress, StageRun
+from pipelines.fit_checkpoints import CHECKPOINTS, FitProgress, read_progress
+from pipelines.stage_run import StageProgress, StageRun
+from pipelines.train_worker import METRICS_FILE, TrainTask, train_on_worker
 
 STAGE = "train"
 
-METRICS_FILE = "metrics.json"
-CHECKPOINTS = "checkpoints"
-KEPT_CHECKPOINTS = 2
 MAX_FAILURES = 3
 """Crashes of workers, each followed by a new attempt from the last checkpoint, before the stage fails."""
 POLL_INTERVAL_S = 0.5
-
-_CHECKPOINT_NAME = re.compile(r"epoch-(\d+)\.safetensors")
-
-
-@dataclass(frozen=True)
-class TrainTask:
-    """What every worker is told."""
-
-    features: Artifact
-    out: Artifact
-    plan: Plan
-    modalities: tuple[str, ...]
-    seed: int
-    config: EncoderConfig
-    resources: Resources
 
 
 def train_encoder(
@@ -82,16 +57,20 @@ def train_encoder(
     num_pairs = features.read_manifest().pairs_out
     check_counts(len(modalities), num_pairs)
     check_sizes(num_pairs, config, run.resources.train_workers)
+    is_scored = has_folds(num_pairs, config)
+    if is_scored:
+        check_fold_sizes(num_pairs, config, run.resources.train_workers)
     plan = run.out.begin(run.fingerprint, list)
     _fit_with_progress(TrainTask(features, run.out, plan, tuple(modalities), seed, config, run.resources), run)
     store = run.out.store
     store.remove(CHECKPOINTS)
-    files = [_record_file(store, name) for name in (WEIGHTS_FILE, CARD_FILE, METRICS_FILE)]
+    names = [WEIGHTS_FILE, CARD_FILE, METRICS_FILE, *([OUT_OF_FOLD_FILE] if is_scored else [])]
+    files = [_record_file(store, name) for name in names]
     properties = {
         "dim": config.dim,
         "modalities": list(modalities),
         "num_prototypes": store.read_json(CARD_FILE)["num_prototypes"],
-        "epochs": config.epochs,
+        "epochs": store.read_json(METRICS_FILE)["epochs_run"],
         "encoder_sha256": files[0].sha256,
     }
     return run.finish(plan, files=files, num_pairs=num_pairs, properties=properties)
@@ -104,18 +83,33 @@ def _record_file(store: Store, name: str) -> FileRecord:
 
 def _fit_with_progress(task: TrainTask, run: StageRun) -> None:
     pending = [ray.remote(num_cpus=0, max_retries=0)(_fit_on_workers).remote(task)]
-    last = -1
+    checkpoints = task.out.store.child(CHECKPOINTS)
+    last: FitProgress | None = None
     while pending:
         finished, pending = ray.wait(pending, timeout=POLL_INTERVAL_S)
-        epoch = task.config.epochs if finished else count_epochs(task.out.store)
-        if epoch > last and not finished:
-            last = epoch
-            run.on_progress(StageProgress(STAGE, epoch, task.config.epochs, "epochs"))
+        progress = read_progress(checkpoints)
+        if progress not in (None, last):
+            last = progress
+            run.on_progress(describe_progress(progress))
     try:
         ray.get(finished)
     except ray.train.WorkerGroupError as error:
         raise find_cause(error) from error
-    run.on_progress(StageProgress(STAGE, task.config.epochs, task.config.epochs, "epochs"))
+    total = last.total_epochs if last else task.config.epochs
+    run.on_progress(StageProgress(STAGE, total, total, "epochs"))
+
+
+def describe_progress(progress: FitProgress) -> StageProgress:
+    """Return the progress of all fits as that of the stage, which is not done with the last epoch."""
+    done = min(progress.done_epochs, progress.total_epochs - 1)
+    return StageProgress(
+        STAGE,
+        done,
+        progress.total_epochs,
+        "epochs",
+        pairs_per_second=progress.pairs_per_second,
+        eta_s=progress.eta_s,
+    )
 
 
 def find_cause(error: ray.train.WorkerGroupError) -> Exception:
@@ -129,16 +123,16 @@ def find_cause(error: ray.train.WorkerGroupError) -> Exception:
 def _fit_on_workers(task: TrainTask) -> None:
     """Run the fit to its end; runs in a Ray task of its own."""
     resources = task.resources
-    per_worker = {"CPU": resources.cpus_per_actor, **({"GPU": resources.gpus_per_actor} if _uses_gpu(task) else {})}
+    per_worker = {"CPU": resources.cpus_per_actor, **({"GPU": resources.gpus_per_actor} if task.uses_gpu else {})}
     if resources.memory_per_actor_gb:
         per_worker["memory"] = int(resources.memory_per_actor_gb * 2**30)
     with tempfile.TemporaryDirectory(prefix="mmcsal-train-") as scratch:
         trainer = ray.train.torch.TorchTrainer(
-            _train_on_worker,
+            train_on_worker,
             train_loop_config={"task": task},
-            torch_config=ray.train.torch.TorchConfig(backend="nccl" if _uses_gpu(task) else "gloo"),
+            torch_config=ray.train.torch.TorchConfig(backend="nccl" if task.uses_gpu else "gloo"),
             scaling_config=ray.train.ScalingConfig(
-                num_workers=resources.train_workers, use_gpu=_uses_gpu(task), resources_per_worker=per_worker
+                num_workers=resources.train_workers, use_gpu=task.uses_gpu, resources_per_worker=per_worker
             ),
             run_config=ray.train.RunConfig(
                 name=STAGE,
@@ -147,72 +141,3 @@ def _fit_on_workers(task: TrainTask) -> None:
             ),
         )
         trainer.fit()
-
-
-def _uses_gpu(task: TrainTask) -> bool:
-    return task.resources.gpus_per_actor > 0
-
-
-def _train_on_worker(loop_config: dict[str, Any]) -> None:
-    task: TrainTask = loop_config["task"]
-    num_threads = max(1, int(task.resources.cpus_per_actor))
-    torch.set_num_threads(num_threads)
-    faiss.omp_set_num_threads(num_threads)
-    device = str(ray.train.torch.get_device()) if _uses_gpu(task) else "cpu"
-    features = read_features(task.features, task.modalities)
-    fit = EncoderFit(features, task.config, task.seed, device=device, workers=Workers.current())
-    is_first = fit.workers.rank == 0
-    before = diagnose_embeddings(fit.embed_diagnosed(), task.seed) if is_first else {}
-    resume_fit(fit, task.out.store)
-    while not fit.is_finished:
-        fit.run_epoch()
-        if is_first:
-            task.out.check_current(task.plan)
-            publish_checkpoint(fit, task.out.store)
-    encoder = fit.to_encoder()
-    if is_first:
-        task.out.check_current(task.plan)
-        for name, data in save_encoder(encoder).items():
-            task.out.store.write_bytes(name, data)
-        after = diagnose_embeddings(fit.embed_diagnosed(), task.seed)
-        metrics = {"before": before, "after": after, "losses": fit.describe_losses()}
-        measured_on = "held-back pairs" if len(fit.held_back_rows) else "training pairs"
-        task.out.store.write_json(METRICS_FILE, {**metrics, "measured_on": measured_on})
-
-
-def read_features(features: Artifact, modalities: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
-    """Read all feature vectors, (n, in_dim) a modality, rows sorted by `pair_id`."""
-    order = np.argsort(np.array(features.read_table([PAIR_ID])[PAIR_ID].to_pylist(), dtype=object), kind="stable")
-    return {
-        name: stack_vectors(features.read_table([feature_column(name)]), feature_column(name))[order]
-        for name in modalities
-    }
-
-
-def publish_checkpoint(fit: EncoderFit, store: Store) -> None:
-    """Write the fit's state after its last epoch, and delete all but the newest checkpoints."""
-    store.write_bytes(f"{CHECKPOINTS}/epoch-{fit.epoch:04d}.safetensors", save_fit(fit))
-    for name in _list_checkpoints(store)[:-KEPT_CHECKPOINTS]:
-        store.remove(f"{CHECKPOINTS}/{name}")
-
-
-def resume_fit(fit: EncoderFit, store: Store) -> None:
-    """Set a fresh fit to the newest checkpoint, if there is one.
-
-    Raises:
-        ArtifactError: the checkpoint is damaged.
-    """
-    names = _list_checkpoints(store)
-    if names:
-        load_fit(fit, store.read_bytes(f"{CHECKPOINTS}/{names[-1]}"))
-
-
-def count_epochs(store: Store) -> int:
-    """Return the number of epochs that are safe in a checkpoint."""
-    matches = [_CHECKPOINT_NAME.fullmatch(name) for name in _list_checkpoints(store)[-1:]]
-    return sum(int(match[1]) for match in matches if match)
-
-
-def _list_checkpoints(store: Store) -> list[str]:
-    names = [name for name in store.child(CHECKPOINTS).list_files() if _CHECKPOINT_NAME.fullmatch(name)]
-    return sorted(names, key=lambda name: (len(name), name))

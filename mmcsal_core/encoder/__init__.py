@@ -1,5 +1,10 @@
-"""The regularised two-tower encoder: towers, losses, prototypes, checkpoint."""
+"""The regularised two-tower encoder: towers, losses, prototypes, checkpoint.
+
+In this process: `fit_encoder(features)` returns an `Encoder`, and `Encoder.embed(features)` its unit vectors.
+"""
 
 from mmcsal_core.encoder.config import EncoderConfig
+from mmcsal_core.encoder.fitting import fit_encoder
+from mmcsal_core.encoder.model import Encoder
 
-__all__ = ["EncoderConfig"]
+__all__ = ["Encoder", "EncoderConfig", "fit_encoder"]

@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from mmcsal_core.encoder.config import EncoderConfig
-from mmcsal_core.encoder.fitting import EncoderFit
+from mmcsal_core.encoder.encoder_fit import EncoderFit
 from mmcsal_core.encoder.model import Encoder
 from mmcsal_core.encoder.prototypes import Prototypes
 from mmcsal_core.encoder.towers import build_towers, pack_towers, unpack_towers
@@ -23,6 +23,7 @@ CARD_FILE = "encoder.json"
 FORMAT = "1"
 
 _PROTOTYPES = "prototypes"
+_BEST = "best"
 
 
 def save_encoder(encoder: Encoder) -> dict[str, bytes]:
@@ -63,10 +64,11 @@ def load_encoder(files: Mapping[str, bytes]) -> Encoder:
 
 
 def save_fit(fit: EncoderFit) -> bytes:
-    """Return everything that a fit needs to go on: weights, optimiser, prototypes, losses."""
-    tensors = pack_towers(fit.towers)
+    """Return everything that a fit needs to go on: weights, the best ones so far, optimiser, prototypes, losses."""
+    tensors = pack_towers(fit.towers) | {f"{_BEST}.{name}": tensor for name, tensor in fit.best.items()}
     tensors["log_temperature"] = fit.log_temperature.detach().cpu()
     tensors["losses"] = torch.tensor(fit.losses, dtype=torch.float64).reshape(fit.epoch, len(fit.weights))
+    tensors["retrieval"] = torch.tensor(fit.retrieval, dtype=torch.float64)
     for index, state in fit.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value.cpu() for key, value in state.items()}
     for name, levels in fit.prototypes.items():
@@ -85,6 +87,8 @@ def load_fit(fit: EncoderFit, data: bytes) -> None:
     unpack_towers(fit.towers, tensors)
     fit.log_temperature.data.copy_(tensors["log_temperature"])
     fit.losses = tensors["losses"].tolist()
+    fit.retrieval = tensors["retrieval"].tolist()
+    fit.best = {key.removeprefix(f"{_BEST}."): tensors[key] for key in tensors if key.startswith(f"{_BEST}.")}
     states: dict[int, dict[str, Tensor]] = {}
     for key in tensors:
         if key.startswith("optimizer."):

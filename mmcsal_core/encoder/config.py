@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from mmcsal_core.settings import Settings
 
 PrototypeTarget = Literal["own", "cross", "both"]
+PrototypeSource = Literal["kmeans", "sinkhorn"]
+Precision = Literal["float32", "bfloat16"]
 
 
 class EncoderConfig(Settings):
@@ -24,6 +26,9 @@ class EncoderConfig(Settings):
     prototype_target: PrototypeTarget = Field(
         "own", description="own: pull a pair to its modality's prototype; cross: to its partner's; both: the mean"
     )
+    prototype_source: PrototypeSource = Field(
+        "kmeans", description="kmeans: clusters of any size; sinkhorn: of nearly equal sizes"
+    )
     prototype_refresh_epochs: int = Field(3, ge=1, description="epochs between two clusterings")
     warmup_fraction: float = Field(0.15, ge=0, le=1, description="share of the epochs on InfoNCE alone")
     epochs: int = Field(30, ge=1, description="passes over the pairs")
@@ -34,7 +39,28 @@ class EncoderConfig(Settings):
     noise: float = Field(0.3, ge=0, description="standard deviation of the noise added to standardised features")
     lambda_align: float = Field(0.0, ge=0, description="weight of the squared distance between a pair's embeddings")
     lambda_uniform: float = Field(0.0, ge=0, description="weight of the uniformity of each modality on the sphere")
-    held_back_fraction: float = Field(0.1, ge=0, lt=1, description="share of the pairs kept for the diagnostics only")
+    held_back_fraction: float = Field(
+        0.1, ge=0, lt=1, description="share of the pairs kept for the diagnostics and for stopping early, at most 2000"
+    )
+    early_stop_patience: int | None = Field(
+        None,
+        ge=1,
+        description="stop once the held-back pairs have not been retrieved better for so many epochs, and keep the "
+        "best; by default all epochs are run and the last is kept",
+    )
+    precision: Precision = Field(
+        "float32", description="bfloat16: the heads' products in training only; faster where the processor has them"
+    )
+    out_of_fold_folds: int = Field(
+        3, ge=0, le=20, description="parts of the pool, each scored by an encoder fitted on the others; 0: no scores"
+    )
+    out_of_fold_epochs: int = Field(10, ge=1, description="epochs of each of these fits")
+    robust_fraction: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        description="share of the pairs, lowest by out-of-fold alignment, that InfoNCE does not pull together",
+    )
 
     @model_validator(mode="after")
     def _check_head(self) -> "EncoderConfig":
@@ -45,10 +71,26 @@ class EncoderConfig(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_folds(self) -> "EncoderConfig":
+        if self.out_of_fold_folds == 1:
+            raise ValueError("out_of_fold_folds must be 0 or at least 2, got 1; set it to 3, or to 0 for no scores")
+        if self.robust_fraction and not self.out_of_fold_folds:
+            raise ValueError(
+                f"robust_fraction needs out-of-fold scores, got {self.robust_fraction} with out_of_fold_folds 0; "
+                "set out_of_fold_folds to 3, or robust_fraction to 0"
+            )
+        return self
+
     @property
     def warmup_epochs(self) -> int:
         """Epochs on InfoNCE alone, rounded to the nearest."""
         return round(self.warmup_fraction * self.epochs)
+
+    @property
+    def fold_epochs(self) -> int:
+        """Epochs of a fit without a fold, no more than the encoder's own."""
+        return min(self.out_of_fold_epochs, self.epochs)
 
     def refreshes_at(self, epoch: int) -> bool:
         """Say whether the prototypes are made anew before `epoch`, counted from 0."""

@@ -1,220 +1,17 @@
-"""Fit the encoder, by regularised contrastive learning over frozen features.
+"""Fit an encoder in this process: the door for whoever has features in memory."""
 
-The first stage (MMSSL) of Shen et al., "Enhancing Modality Representation and Alignment for Multimodal Cold-start
-Active Learning" (MM Asia 2024), reconstructed from its public text:
-
-    L = mean over modality pairs of InfoNCE, both ways + lambda_proto * mean over modalities of ProtoNCE
-
-`EncoderFit` is the whole of the maths, one epoch at a time; `fit_encoder` runs it in this process, and the train stage
-runs it on workers. The randomness of an epoch comes from (seed, epoch) alone and belongs to the whole batch, of which
-a worker takes its slice: an interrupted fit that goes on from a checkpoint ends in the same bits, and several workers
-differ from one by rounding only. Every pair is used once an epoch; batches are equal in size up to one.
-"""
-
-import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor, nn
 
-from mmcsal_core.artifacts import CHUNK_ROWS
 from mmcsal_core.encoder.config import EncoderConfig
-from mmcsal_core.encoder.model import Encoder, embed_rows
-from mmcsal_core.encoder.objective import Batch, list_weights, measure_losses
-from mmcsal_core.encoder.prototypes import Prototypes, choose_num_prototypes, list_granularities, make_prototypes
-from mmcsal_core.encoder.towers import Tower, build_towers, initialise_towers
-from mmcsal_core.encoder.training_set import (
-    AUGMENT,
-    CLUSTER,
-    MAX_HELD_BACK,
-    Rows,
-    Vectors,
-    check_features,
-    check_sizes,
-    draw_seed,
-    list_batches,
-    split_rows,
-)
-from mmcsal_core.encoder.workers import Workers
-from mmcsal_core.errors import DataError
+from mmcsal_core.encoder.encoder_fit import EncoderFit
+from mmcsal_core.encoder.feature_rows import count_rows
+from mmcsal_core.encoder.model import Encoder
+from mmcsal_core.encoder.out_of_fold import has_folds, measure_out_of_fold
 
-MIN_TEMPERATURE = 0.01
-
-
-class EncoderFit:
-    """A fit in progress, advanced by `run_epoch`.
-
-    Args:
-        features: one vector a pair and modality, (n, in_dim) each, rows in the same order.
-        config: what to fit.
-        seed: of the weights, the split, the batches, the augmentation and the clusterings; not negative.
-        device: where the towers live, e.g. `cuda`.
-        workers: this worker's place among those that share the fit; every one of them holds all the features.
-
-    Raises:
-        ConfigError: fewer than 2 modalities, or more prototypes or workers than the pairs allow.
-        DataError: fewer than 4 pairs, or features that cannot be trained on.
-    """
-
-    def __init__(
-        self,
-        features: Mapping[str, npt.NDArray[np.floating]],
-        config: EncoderConfig,
-        seed: int,
-        device: str = "cpu",
-        workers: Workers | None = None,
-    ) -> None:
-        self.features = {name: np.asarray(vectors, dtype=np.float32) for name, vectors in features.items()}
-        check_features(self.features)
-        self.config, self.seed, self.device = config, seed, torch.device(device)
-        self.workers = workers or Workers()
-        num_pairs = len(next(iter(self.features.values())))
-        check_sizes(num_pairs, config, self.workers.size)
-        self.train_rows, self.held_back_rows = split_rows(num_pairs, config.held_back_fraction, seed)
-        self.num_prototypes = choose_num_prototypes(len(self.train_rows), config.num_prototypes)
-        self.granularities = list_granularities(self.num_prototypes, len(self.train_rows))
-        self.towers = build_towers({name: x.shape[1] for name, x in self.features.items()}, config)
-        initialise_towers(self.towers, self.features, self.train_rows, seed)
-        for tower in self.towers.values():
-            tower.to(self.device)
-        self.log_temperature = nn.Parameter(
-            torch.tensor(math.log(config.temperature), device=self.device), requires_grad=config.learn_temperature
-        )
-        self.optimizer = torch.optim.AdamW(self._parameter_groups(), lr=config.learning_rate)
-        self.weights = list_weights(config)
-        self.losses: list[list[float]] = []
-        self.prototypes: dict[str, list[Prototypes]] = {}
-
-    @property
-    def epoch(self) -> int:
-        """Epochs done."""
-        return len(self.losses)
-
-    @property
-    def is_finished(self) -> bool:
-        """Say whether every epoch is done."""
-        return self.epoch >= self.config.epochs
-
-    @property
-    def temperature(self) -> Tensor:
-        """The temperature of InfoNCE, a scalar tensor."""
-        return self.log_temperature.exp().clamp(min=MIN_TEMPERATURE)
-
-    def describe_losses(self) -> list[dict[str, float | None]]:
-        """Return for each epoch the mean of each loss in use, before weighting; null before its first epoch."""
-        return [
-            {name: None if math.isnan(loss) else loss for name, loss in zip(self.weights, epoch, strict=True)}
-            for epoch in self.losses
-        ]
-
-    def run_epoch(self) -> None:
-        """Run the next epoch.
-
-        Raises:
-            DataError: the loss is no longer finite.
-        """
-        if self.config.refreshes_at(self.epoch):
-            self.prototypes = {name: self._cluster(name, self.granularities) for name in self.towers}
-        generator = torch.Generator(self.device).manual_seed(draw_seed(self.seed, self.epoch, AUGMENT))
-        batches = list_batches(len(self.train_rows), self.config.batch_size, self.seed, self.epoch)
-        totals = np.zeros(len(self.weights))
-        for number, rows in enumerate(batches):
-            self._set_learning_rate(self.epoch + (number + 1) / len(batches))
-            totals += self._step(rows, generator) * len(rows)
-        self.losses.append((totals / len(self.train_rows)).tolist())
-
-    def to_encoder(self) -> Encoder:
-        """Return the encoder as it stands, on the CPU, with prototypes of the base granularity made from it."""
-        prototypes = {name: self._cluster(name, (self.num_prototypes,))[0].centroids for name in self.towers}
-        towers = build_towers({name: x.shape[1] for name, x in self.features.items()}, self.config)
-        for name, tower in towers.items():
-            tower.load_state_dict(self.towers[name].state_dict())
-        return Encoder(towers, prototypes, self.config, self.seed)
-
-    def embed_diagnosed(self) -> dict[str, Vectors]:
-        """Embed the held-back pairs, or a sample of the training pairs where none are held back, (n, dim) each."""
-        rows = self.held_back_rows if len(self.held_back_rows) else self.train_rows[:MAX_HELD_BACK]
-        return {name: self._embed(name, rows) for name in self.towers}
-
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        weights = [parameter for tower in self.towers.values() for parameter in tower.parameters()]
-        groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": self.config.weight_decay}]
-        if self.config.learn_temperature:
-            groups.append({"params": [self.log_temperature], "weight_decay": 0.0})
-        return groups
-
-    def _parameters(self) -> Iterator[nn.Parameter]:
-        for group in self.optimizer.param_groups:
-            yield from group["params"]
-
-    def _set_learning_rate(self, epochs_done: float) -> None:
-        rise = min(1.0, epochs_done)
-        fall = 0.5 * (1 + math.cos(math.pi * epochs_done / (self.config.epochs + 1)))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * rise * fall
-
-    def _step(self, rows: Rows, generator: torch.Generator) -> npt.NDArray[np.float64]:
-        """Take one step on the training rows numbered `rows`, and return the batch's losses, NaN if not in use."""
-        self.optimizer.zero_grad(set_to_none=True)
-        losses = measure_losses(self._embed_batch(rows, generator), self.temperature, self.prototypes, self.config)
-        torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum().backward()  # type: ignore[no-untyped-call]
-        self.workers.sum_gradients(self._parameters())
-        values = self.workers.sum_value(torch.stack([loss.detach() for loss in losses.values()])).tolist()
-        if not all(math.isfinite(value) for value in values):
-            raise DataError(
-                f"the training loss must stay finite, got {dict(zip(losses, values, strict=True))} in epoch "
-                f"{self.epoch}; lower learning_rate, or look for extreme features"
-            )
-        self.optimizer.step()
-        found = dict(zip(losses, values, strict=True))
-        return np.array([found.get(name, math.nan) for name in self.weights])
-
-    def _embed_batch(self, rows: Rows, generator: torch.Generator) -> Batch:
-        mine = self.workers.slice_of(len(rows))
-        own = [tower.project(self._augment(name, tower, rows, generator)) for name, tower in self.towers.items()]
-        whole = self.workers.gather_rows(torch.cat(own, dim=1), len(rows))
-        return Batch(rows[mine], mine, own, whole.tensor_split(len(own), dim=1))
-
-    def _augment(self, name: str, tower: Tower, rows: Rows, generator: torch.Generator) -> Tensor:
-        """Standardise this worker's rows, (n_rank, in_dim); drop features and add noise, drawn for the whole batch."""
-        mine = self.workers.slice_of(len(rows))
-        features = torch.from_numpy(self.features[name][self.train_rows[rows[mine]]]).to(self.device)
-        standardised, shape = tower.standardise(features), (len(rows), features.shape[1])
-        if self.config.noise:
-            noise = torch.randn(shape, generator=generator, device=self.device)[mine]
-            standardised = standardised + self.config.noise * noise
-        if self.config.dropout:
-            kept = torch.rand(shape, generator=generator, device=self.device)[mine] >= self.config.dropout
-            standardised = standardised * kept / (1 - self.config.dropout)
-        return standardised
-
-    def _embed(self, name: str, rows: Rows) -> Vectors:
-        parts = [
-            embed_rows(self.towers[name], self.features[name][rows[start : start + CHUNK_ROWS]])
-            for start in range(0, len(rows), CHUNK_ROWS)
-        ]
-        return np.concatenate([np.empty((0, self.config.dim), np.float32), *parts])
-
-    def _cluster(self, name: str, granularities: tuple[int, ...]) -> list[Prototypes]:
-        """Cluster the training rows of one modality; the first worker does, the others receive."""
-        num_rows = len(self.train_rows)
-        own = torch.from_numpy(self._embed(name, self.train_rows[self.workers.slice_of(num_rows)]))
-        vectors = self.workers.gather_rows(own.to(self.device), num_rows).cpu().numpy()
-        seed = draw_seed(self.seed, self.epoch, CLUSTER) % 2**31
-        return [self._share(vectors, k, seed) for k in granularities]
-
-    def _share(self, vectors: Vectors, num_clusters: int, seed: int) -> Prototypes:
-        shapes = (num_clusters, vectors.shape[1]), (num_clusters,), (len(vectors),)
-        made = Prototypes(
-            np.empty(shapes[0], np.float32), np.empty(shapes[1], np.float32), np.empty(shapes[2], np.int64)
-        )
-        if self.workers.rank == 0:
-            made = make_prototypes(vectors, num_clusters, self.temperature.item(), seed)
-        parts = (made.centroids, made.concentrations, made.assigned)
-        return Prototypes(*(self.workers.broadcast(torch.from_numpy(p).to(self.device)).cpu().numpy() for p in parts))
+__all__ = ["EncoderFit", "fit_encoder"]
 
 
 def fit_encoder(
@@ -231,7 +28,10 @@ def fit_encoder(
         ConfigError: fewer than 2 modalities, or more prototypes than the pairs allow.
         DataError: fewer than 4 pairs, or features that cannot be trained on.
     """
-    fit = EncoderFit(features, config or EncoderConfig(), seed)
+    config = config or EncoderConfig()
+    fit = EncoderFit(features, config, seed)
+    if config.robust_fraction and has_folds(count_rows(features), config):
+        fit.distrust_pairs(measure_out_of_fold(features, config, seed))
     while not fit.is_finished:
         fit.run_epoch()
     return fit.to_encoder()

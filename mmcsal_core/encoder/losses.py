@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def info_nce(a: Tensor, b: Tensor, temperature: float | Tensor, anchors: slice | None = None) -> Tensor:
+def info_nce(
+    a: Tensor, b: Tensor, temperature: float | Tensor, anchors: slice | None = None, weights: Tensor | None = None
+) -> Tensor:
     """Mean over rows of half of -log p(b_i | a_i) - log p(a_i | b_i), where the other rows are the negatives.
 
     Args:
@@ -18,12 +20,15 @@ def info_nce(a: Tensor, b: Tensor, temperature: float | Tensor, anchors: slice |
         b: unit vectors of the other modality, row i paired with row i of `a`, (n, d).
         temperature: divides every cosine.
         anchors: rows whose share of the mean is asked for; all of them by default.
+        weights: of the rows in the mean, not negative, (n,); equal by default. A row of weight 0 is still a negative.
     """
     rows = anchors or slice(0, len(a))
     target = torch.arange(len(a), device=a.device)[rows]
-    to_b = F.cross_entropy(a[rows] @ b.T / temperature, target, reduction="sum")
-    to_a = F.cross_entropy(b[rows] @ a.T / temperature, target, reduction="sum")
-    return (to_b + to_a) / (2 * len(a))
+    to_b = F.cross_entropy(a[rows] @ b.T / temperature, target, reduction="none")
+    to_a = F.cross_entropy(b[rows] @ a.T / temperature, target, reduction="none")
+    if weights is None:
+        return (to_b + to_a).sum() / (2 * len(a))
+    return (weights[rows] * (to_b + to_a)).sum() / (2 * weights.sum().clamp(min=1e-12))
 
 
 def proto_nce(embeddings: Tensor, prototypes: Tensor, concentrations: Tensor, assigned: Tensor) -> Tensor:
@@ -35,7 +40,7 @@ def proto_nce(embeddings: Tensor, prototypes: Tensor, concentrations: Tensor, as
         concentrations: one positive temperature a prototype, (k,).
         assigned: the prototype of each row, int64, (n,).
     """
-    return F.cross_entropy(embeddings @ prototypes.T / concentrations, assigned)
+    return F.cross_entropy(embeddings @ (prototypes / concentrations[:, None]).T, assigned)
 
 
 def alignment_loss(a: Tensor, b: Tensor) -> Tensor:

@@ -25,12 +25,14 @@ class Batch:
         anchors: where these stand among all rows of the batch.
         own: unit vectors of the anchors, (n, d), one tensor a modality.
         whole: unit vectors of all rows of the batch, (m, d), one tensor a modality.
+        weights: of all rows of the batch in InfoNCE, (m,); equal by default.
     """
 
     rows: npt.NDArray[np.int64]
     anchors: slice
     own: Sequence[Tensor]
     whole: Sequence[Tensor]
+    weights: Tensor | None = None
 
     @property
     def share(self) -> float:
@@ -62,7 +64,8 @@ def measure_losses(
     """
     pairs, weights = list(combinations(range(len(batch.own)), 2)), list_weights(config)
     anchors, whole, own = batch.anchors, batch.whole, batch.own
-    losses = {INFO_NCE: torch.stack([info_nce(whole[a], whole[b], temperature, anchors) for a, b in pairs]).mean()}
+    terms = [info_nce(whole[a], whole[b], temperature, anchors, batch.weights) for a, b in pairs]
+    losses = {INFO_NCE: torch.stack(terms).mean()}
     if prototypes:
         losses[PROTO_NCE] = batch.share * _measure_proto_nce(batch, list(prototypes.values()), config.prototype_target)
     if ALIGNMENT in weights:
@@ -83,7 +86,7 @@ def _measure_proto_nce(batch: Batch, prototypes: Sequence[Sequence[Prototypes]],
 
 
 def _measure_against(vectors: Tensor, prototypes: Prototypes, rows: npt.NDArray[np.int64]) -> Tensor:
-    parts = (prototypes.centroids, prototypes.concentrations, prototypes.assigned[rows])
+    parts = (prototypes.centroids, prototypes.concentrations, prototypes.assigned[rows].astype(np.int64))
     return proto_nce(vectors, *(torch.from_numpy(part).to(vectors.device) for part in parts))
 
 

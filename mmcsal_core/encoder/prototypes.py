@@ -1,8 +1,8 @@
 """Prototypes: spherical k-means means of one modality's embeddings, and how tightly their pairs lie around them.
 
 FAISS clusters; this module seeds it, keeps degenerate inputs away from it, and computes the concentrations of
-Prototypical Contrastive Learning (Li et al., 2021). Sinkhorn assignment was not chosen: its equal cluster sizes
-contradict the long tails that a cold pool has.
+Prototypical Contrastive Learning (Li et al., 2021) from sums over blocks of rows. Balanced clusters (`sinkhorn`) are a
+choice, not the default: equal sizes contradict the long tails that a cold pool has.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from mmcsal_core.errors import ConfigError
 
 PAIRS_PER_PROTOTYPE = 20
 MAX_DERIVED_PROTOTYPES = 1024
-NUM_ITERATIONS = 20
-MAX_POINTS_PER_PROTOTYPE = 256
-"""FAISS trains on a sample of at most this many rows a prototype."""
+NUM_ITERATIONS = 10
+MAX_POINTS_PER_PROTOTYPE = 64
+"""Clusters are found on a sample of at most this many rows a prototype; every row is assigned afterwards."""
 MIN_CONCENTRATION_RATIO = 0.1
 """Smallest concentration, relative to the mean: a cluster of identical rows would get 0 and an infinite logit."""
 
@@ -31,12 +31,25 @@ class Prototypes:
     Args:
         centroids: unit vectors, (k, d).
         concentrations: the temperature of each prototype, positive, (k,).
-        assigned: the nearest prototype of each row that was clustered, (n,).
+        assigned: the prototype of each row that was clustered, (n,).
     """
 
     centroids: Vectors
     concentrations: Vectors
-    assigned: npt.NDArray[np.int64]
+    assigned: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Centroids, unit vectors (k, d), and what is added to their cosine before rows are assigned, (k,)."""
+
+    centroids: Vectors
+    offsets: Vectors
+
+
+def count_max_prototypes(num_pairs: int) -> int:
+    """Return the largest number of prototypes for a pool: one per 20 pairs, at least one."""
+    return max(1, num_pairs // PAIRS_PER_PROTOTYPE)
 
 
 def choose_num_prototypes(num_pairs: int, requested: int | None) -> int:
@@ -45,7 +58,7 @@ def choose_num_prototypes(num_pairs: int, requested: int | None) -> int:
     Raises:
         ConfigError: more were requested.
     """
-    limit = max(1, num_pairs // PAIRS_PER_PROTOTYPE)
+    limit = count_max_prototypes(num_pairs)
     if requested is None:
         return min(limit, MAX_DERIVED_PROTOTYPES)
     if requested > limit:
@@ -73,6 +86,12 @@ def cluster_spherical(vectors: Vectors, num_clusters: int, seed: int) -> tuple[V
     Returns:
         Unit centroids (k, d), and the nearest centroid of each row (n,). A centroid may have no rows.
     """
+    centroids = find_centroids(vectors, num_clusters, seed)
+    return centroids, assign_nearest(vectors, centroids)
+
+
+def find_centroids(vectors: Vectors, num_clusters: int, seed: int) -> Vectors:
+    """Return the centroids (k, d) of `cluster_spherical`, found on a sample where there are many rows."""
     points = np.ascontiguousarray(vectors, dtype=np.float32)
     kmeans = faiss.Kmeans(
         points.shape[1],
@@ -84,36 +103,41 @@ def cluster_spherical(vectors: Vectors, num_clusters: int, seed: int) -> tuple[V
         max_points_per_centroid=MAX_POINTS_PER_PROTOTYPE,
     )
     kmeans.train(points)
-    centroids = np.array(kmeans.centroids, dtype=np.float32).reshape(num_clusters, -1)
-    return centroids, assign_nearest(points, centroids)
+    return np.array(kmeans.centroids, dtype=np.float32).reshape(num_clusters, -1)
 
 
-def assign_nearest(vectors: Vectors, centroids: Vectors) -> npt.NDArray[np.int64]:
-    """Return the centroid of highest cosine for each row, (n,); ties go to the lowest number."""
-    return np.asarray(np.argmax(vectors @ centroids.T, axis=1), dtype=np.int64)
+def assign_nearest(vectors: Vectors, centroids: Vectors, offsets: Vectors | None = None) -> npt.NDArray[np.int64]:
+    """Return the centroid of highest cosine, plus its offset (k,) if any, for each row (n,); ties go to the lowest."""
+    similarities = vectors @ centroids.T
+    if offsets is not None:
+        similarities += offsets
+    return np.asarray(np.argmax(similarities, axis=1), dtype=np.int64)
 
 
-def measure_concentrations(
-    vectors: Vectors, centroids: Vectors, assigned: npt.NDArray[np.int64], temperature: float
-) -> Vectors:
-    """Return each cluster's mean distance / log(size + 10), rescaled so that the mean is the temperature, (k,).
+class ClusterSpread:
+    """Sizes and summed distances of `num_clusters` clusters, added up over blocks of rows."""
 
-    A cluster of fewer than two rows says nothing of its spread and gets the temperature itself.
-    """
-    num_clusters = len(centroids)
-    sizes = np.bincount(assigned, minlength=num_clusters)
-    distances = np.linalg.norm(vectors - centroids[assigned], axis=1).astype(np.float64)
-    sums = np.bincount(assigned, weights=distances, minlength=num_clusters)
-    known = sizes >= 2
-    spread = sums[known] / sizes[known] / np.log(sizes[known] + 10)
-    concentrations = np.full(num_clusters, temperature)
-    if spread.size and spread.mean() > 0:
-        ratio = np.maximum(spread / spread.mean(), MIN_CONCENTRATION_RATIO)
-        concentrations[known] = temperature * ratio / ratio.mean()
-    return concentrations.astype(np.float32)
+    def __init__(self, num_clusters: int) -> None:
+        self.sums = np.zeros((2, num_clusters))
+        """Sizes; sums of the distances of the members to their centroid."""
 
+    def add(self, vectors: Vectors, centroids: Vectors, assigned: npt.NDArray[np.int64]) -> None:
+        """Count rows (n, d) to the centroids (k, d) that they are assigned to, (n,)."""
+        distances = np.linalg.norm(vectors - centroids[assigned], axis=1).astype(np.float64)
+        num_clusters = self.sums.shape[1]
+        self.sums[0] += np.bincount(assigned, minlength=num_clusters)
+        self.sums[1] += np.bincount(assigned, weights=distances, minlength=num_clusters)
 
-def make_prototypes(vectors: Vectors, num_clusters: int, temperature: float, seed: int) -> Prototypes:
-    """Cluster one modality's embeddings, (n, d), into at most n prototypes with their concentrations."""
-    centroids, assigned = cluster_spherical(vectors, min(num_clusters, len(vectors)), seed)
-    return Prototypes(centroids, measure_concentrations(vectors, centroids, assigned, temperature), assigned)
+    def measure_concentrations(self, temperature: float) -> Vectors:
+        """Return each cluster's mean distance / log(size + 10), rescaled so that the mean is the temperature, (k,).
+
+        A cluster of fewer than two rows says nothing of its spread and gets the temperature itself.
+        """
+        sizes, sums = self.sums
+        known = sizes >= 2
+        spread = sums[known] / sizes[known] / np.log(sizes[known] + 10)
+        concentrations = np.full(len(sizes), temperature)
+        if spread.size and spread.mean() > 0:
+            ratio = np.maximum(spread / spread.mean(), MIN_CONCENTRATION_RATIO)
+            concentrations[known] = temperature * ratio / ratio.mean()
+        return concentrations.astype(np.float32)

@@ -8,31 +8,30 @@ from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmcsal_core.encoder.config import EncoderConfig
+from mmcsal_core.encoder.feature_rows import Features, Rows, RowSource, Vectors, iter_blocks, read_rows
 
-Features = npt.NDArray[np.float32]
-
-BLOCK_ROWS = 4096
 MIN_RELATIVE_STD = 1e-6
 """A column whose spread is below this share of its largest magnitude counts as constant."""
 
 
-def measure_standardisation(features: Features, rows: npt.NDArray[np.int64]) -> tuple[Features, Features]:
+def measure_standardisation(source: RowSource, rows: Rows) -> tuple[Vectors, Vectors]:
     """Return the mean and the standard deviation of each column over `rows`, (d,) each; a constant one gets 1.
 
     Args:
-        features: (n, d).
+        source: (n, d), read block by block, twice.
         rows: the rows that count, at least one.
     """
-    blocks = [rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)]
-    mean = sum(features[block].sum(axis=0, dtype=np.float64) for block in blocks) / len(rows)
-    variance = sum(np.square(features[block] - mean).sum(axis=0) for block in blocks) / len(rows)
-    largest = np.max([np.abs(features[block]).max(axis=0) for block in blocks], axis=0)
+    mean, largest = np.zeros(source.shape[1]), np.zeros(source.shape[1])
+    for block in iter_blocks(rows):
+        vectors = read_rows(source, block)
+        mean += vectors.sum(axis=0, dtype=np.float64) / len(rows)
+        np.maximum(largest, np.abs(vectors).max(axis=0), out=largest)
+    variance = sum(np.square(read_rows(source, block) - mean).sum(axis=0) for block in iter_blocks(rows)) / len(rows)
     std = np.sqrt(variance)
     std[std <= MIN_RELATIVE_STD * largest] = 1.0
     return mean.astype(np.float32), np.maximum(std, np.finfo(np.float32).tiny).astype(np.float32)
@@ -64,11 +63,11 @@ class Tower(nn.Module):
         return (features - self.mean) / self.std
 
     def project(self, standardised: Tensor) -> Tensor:
-        """Map standardised features (n, in_dim) to unit vectors (n, dim)."""
+        """Map standardised features (n, in_dim) to unit vectors (n, dim), of length 1 in any precision."""
         hidden = standardised
         for layer in self.layers[:-1]:
             hidden = F.gelu(layer(hidden))
-        return F.normalize(self.layers[-1](hidden), dim=1)
+        return F.normalize(self.layers[-1](hidden).float(), dim=1)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (n, in_dim) as the backbone gave them to unit vectors (n, dim)."""
@@ -84,7 +83,7 @@ def build_towers(dims: Mapping[str, int], config: EncoderConfig) -> Towers:
     return {name: Tower(dim, config) for name, dim in dims.items()}
 
 
-def initialise_towers(towers: Towers, features: Mapping[str, Features], rows: npt.NDArray[np.int64], seed: int) -> None:
+def initialise_towers(towers: Towers, features: Features, rows: Rows, seed: int) -> None:
     """Draw all weights from `seed`, and measure the standardisation on `rows` of the features, (n, in_dim) each."""
     generator = torch.Generator().manual_seed(seed)
     for name, tower in towers.items():

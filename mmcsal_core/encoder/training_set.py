@@ -1,11 +1,9 @@
 """What a fit trains on: checked features, the held-back pairs, the batches of an epoch, and the seeds of it all."""
 
-from collections.abc import Mapping
-
 import numpy as np
-import numpy.typing as npt
 
 from mmcsal_core.encoder.config import EncoderConfig
+from mmcsal_core.encoder.feature_rows import Features, Rows, RowSource, count_rows, iter_blocks, read_rows
 from mmcsal_core.encoder.prototypes import choose_num_prototypes
 from mmcsal_core.errors import ConfigError, DataError
 
@@ -14,31 +12,35 @@ MIN_HELD_BACK = 8
 """Fewer pairs would say nothing; then none is held back."""
 MAX_HELD_BACK = 2000
 
-SPLIT, ORDER, AUGMENT, CLUSTER = range(4)
+SPLIT, ORDER, AUGMENT, CLUSTER, FOLDS = range(5)
 """The separate streams of randomness that a fit draws from."""
 
-Vectors = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.int64]
 
-
-def check_features(features: Mapping[str, Vectors]) -> None:
-    """Refuse features that no encoder can be trained on, (n, in_dim) a modality.
+def check_features(features: Features) -> None:
+    """Refuse features that no encoder can be trained on, (n, in_dim) a modality; reads all of them, block by block.
 
     Raises:
         ConfigError: fewer than 2 modalities.
         DataError: fewer than 4 pairs, unequal numbers of rows, or values that are not finite.
     """
-    check_counts(len(features), min((len(vectors) for vectors in features.values()), default=0))
-    shapes = {name: vectors.shape for name, vectors in features.items()}
+    check_counts(len(features), count_rows(features))
+    shapes = {name: source.shape for name, source in features.items()}
     if any(len(shape) != 2 for shape in shapes.values()) or len({shape[0] for shape in shapes.values()}) > 1:
         raise DataError(f"every modality needs one feature vector a pair, got shapes {shapes}; embed the pairs again")
-    for name, vectors in features.items():
-        wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    for name, source in features.items():
+        wrong = find_not_finite(source)
         if wrong.size:
             raise DataError(
                 f"every feature must be finite, but {name} has {wrong.size} rows that are not, the first is row "
                 f"{wrong[0]}; remove these pairs from the source"
             )
+
+
+def find_not_finite(source: RowSource) -> Rows:
+    """Return the rows (n_wrong,) of features that hold NaN or what is infinite as float32, ascending."""
+    blocks = iter_blocks(np.arange(source.shape[0]))
+    wrong = [rows[~np.isfinite(read_rows(source, rows)).all(axis=1)] for rows in blocks]
+    return np.concatenate([np.empty(0, np.int64), *wrong])
 
 
 def check_counts(num_modalities: int, num_pairs: int) -> None:

@@ -1,6 +1,7 @@
 """The encoder: what it learns, what it refuses, and that equal inputs give equal bits."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,11 @@ import torch
 from mmcsal_core.artifacts import CHUNK_ROWS
 from mmcsal_core.encoder.checkpoint import CARD_FILE, WEIGHTS_FILE, load_encoder, load_fit, save_encoder, save_fit
 from mmcsal_core.encoder.config import EncoderConfig
-from mmcsal_core.encoder.fitting import EncoderFit, fit_encoder
-from mmcsal_core.encoder.towers import measure_standardisation
+from mmcsal_core.encoder.encoder_fit import EncoderFit
+from mmcsal_core.encoder.feature_rows import BLOCK_ROWS, Rows, RowSubset
+from mmcsal_core.encoder.fitting import fit_encoder
+from mmcsal_core.encoder.retrieval import measure_reciprocal_rank
+from mmcsal_core.encoder.towers import measure_standardisation, pack_towers
 from mmcsal_core.encoder.training_set import check_sizes, list_batches, split_rows
 from mmcsal_core.encoder.workers import Workers
 from mmcsal_core.errors import ArtifactError, ConfigError, DataError
@@ -68,6 +72,7 @@ def test_training_closes_the_gap_and_raises_retrieval_on_held_back_pairs() -> No
         {"learn_temperature": True},
         {"prototype_target": "both", "lambda_align": 0.1, "lambda_uniform": 0.1},
         {"lambda_proto": 0.0, "warmup_fraction": 1.0},
+        {"early_stop_patience": 1, "learning_rate": 3e-2, "prototype_source": "sinkhorn", "epochs": 20},
     ],
 )
 @pytest.mark.parametrize("stop", [1, 3])
@@ -91,6 +96,95 @@ def test_equal_seeds_give_equal_files_and_other_seeds_others() -> None:
     first, second, third = (save_encoder(fit_encoder(features, config=SMALL, seed=seed)) for seed in (1, 1, 2))
     assert first == second
     assert first[WEIGHTS_FILE] != third[WEIGHTS_FILE]
+
+
+def test_a_memory_map_of_features_gives_the_bits_of_an_array_and_is_read_by_blocks(tmp_path: Path) -> None:
+    features, mapped = make_features(120), {}
+    for name, vectors in features.items():
+        mapped[name] = np.memmap(tmp_path / name, np.float32, "w+", shape=vectors.shape)
+        mapped[name][:] = vectors
+    assert save_encoder(fit_encoder(mapped, config=SMALL)) == save_encoder(fit_encoder(features, config=SMALL))
+    asked = list[int]()
+
+    class Watched(RowSubset):
+        def __getitem__(self, rows: Rows, /) -> npt.NDArray[Any]:
+            asked.append(len(rows))
+            return super().__getitem__(rows)
+
+    large = make_features(2 * BLOCK_ROWS)
+    watched = {name: Watched(vectors, np.arange(len(vectors))) for name, vectors in large.items()}
+    fit = EncoderFit(watched, SMALL.model_copy(update={"epochs": 1, "warmup_fraction": 0.0}), seed=0)
+    fit.run_epoch()
+    assert max(asked) == BLOCK_ROWS
+
+
+def test_retrieval_on_held_back_pairs_equals_a_plain_ranking() -> None:
+    fit = EncoderFit(make_features(200), SMALL, seed=0)
+    fit.run_epoch()
+    embedded, inverse = fit.embed_diagnosed(), []
+    for a, b in (("image", "text"), ("text", "image")):
+        for row, query in enumerate(embedded[a]):
+            order = np.argsort(-(embedded[b] @ query), kind="stable").tolist()
+            inverse.append(1 / (order.index(row) + 1))
+    assert len(inverse) == 40
+    assert fit.retrieval == [pytest.approx(np.mean(inverse))]
+    assert fit.describe_retrieval() == fit.retrieval
+    assert measure_reciprocal_rank({"image": np.eye(3, dtype=np.float32), "text": np.ones((3, 3), np.float32)}) == (
+        pytest.approx((1 / 3 + 1 / 3) / 2)
+    )
+
+
+def test_a_fit_stops_once_retrieval_does_not_rise_and_keeps_the_best_state() -> None:
+    features = make_features(200)
+    config = SMALL.model_copy(update={"epochs": 60, "learning_rate": 3e-2, "early_stop_patience": 3})
+    fit, states = EncoderFit(features, config, seed=0), []
+    while not fit.is_finished:
+        fit.run_epoch()
+        states.append(pack_towers(fit.towers))
+    assert fit.epoch < 60
+    assert fit.epoch == fit.best_epoch + 3
+    assert fit.retrieval[fit.best_epoch - 1] == max(fit.retrieval)
+    assert measure_reciprocal_rank(fit.embed_diagnosed()) == max(fit.retrieval)
+    whole = EncoderFit(features, config.model_copy(update={"early_stop_patience": None}), seed=0)
+    for _ in range(fit.best_epoch):
+        whole.run_epoch()
+    best = pack_towers(whole.towers)
+    assert all(torch.equal(states[-1][name], tensor) for name, tensor in best.items())
+
+
+def test_a_fit_without_held_back_pairs_runs_every_epoch() -> None:
+    fit = EncoderFit(make_features(40), SMALL.model_copy(update={"early_stop_patience": 1}), seed=0)
+    while not fit.is_finished:
+        fit.run_epoch()
+    assert (fit.epoch, fit.best_epoch) == (6, 0)
+    assert fit.describe_retrieval() == [None] * 6
+
+
+def test_distrusted_pairs_are_not_pulled_together() -> None:
+    features, rng = make_features(400), np.random.default_rng(5)
+    mispaired = np.zeros(400, bool)
+    mispaired[rng.choice(400, 80, replace=False)] = True
+    features["text"][mispaired] = np.roll(features["text"][mispaired], 1, axis=0)
+    config = SMALL.model_copy(update={"epochs": 12, "held_back_fraction": 0.0, "out_of_fold_epochs": 5})
+    cosines = {}
+    for share in (0.0, 0.2):
+        changes = {"robust_fraction": share, "learning_rate": 3e-3}
+        embedded = fit_encoder(features, config=config.model_copy(update=changes)).embed(features)
+        cosines[share] = (embedded["image"] * embedded["text"]).sum(axis=1)
+    assert cosines[0.2][mispaired].mean() < cosines[0.0][mispaired].mean() - 0.05
+    assert cosines[0.2][~mispaired].mean() > cosines[0.0][~mispaired].mean()
+
+
+def test_bfloat16_ends_close_to_float32() -> None:
+    features = make_features(300)
+    config = SMALL.model_copy(update={"epochs": 8, "learning_rate": 3e-3})
+    full = fit_encoder(features, config=config).embed(features)
+    half = fit_encoder(features, config=config.model_copy(update={"precision": "bfloat16"})).embed(features)
+    for name in features:
+        assert half[name].dtype == np.float32
+        assert np.allclose(np.linalg.norm(half[name], axis=1), 1, atol=1e-5)
+        cosines = np.einsum("nd,nd->n", full[name], half[name])
+        assert 0.99 < np.mean(cosines) < 1 - 1e-6
 
 
 def test_a_stored_encoder_gives_equal_embeddings() -> None:

@@ -56,6 +56,18 @@ def test_shares_of_the_anchors_add_up_to_the_whole() -> None:
     assert sum(shares) == pytest.approx(float(info_nce(a, b, 0.07)), rel=1e-12)
 
 
+def test_rows_of_weight_zero_are_left_out_of_the_mean_and_stay_negatives() -> None:
+    a, b = make_units(9, 0), make_units(9, 1)
+    weights = torch.tensor([1.0, 1, 0, 1, 1, 0, 1, 0, 1], dtype=torch.float64)
+    to_b, to_a = (torch.log_softmax(x @ y.T / 0.07, dim=1).diagonal() for x, y in ((a, b), (b, a)))
+    expected = -(to_b + to_a)[weights > 0].mean() / 2
+    assert float(info_nce(a, b, 0.07, weights=weights)) == pytest.approx(float(expected), rel=1e-9)
+    assert float(info_nce(a, b, 0.07, weights=weights.new_ones(9))) == pytest.approx(float(info_nce(a, b, 0.07)))
+    shares = [float(info_nce(a, b, 0.07, part, weights)) for part in (slice(0, 4), slice(4, 9))]
+    assert sum(shares) == pytest.approx(float(expected), rel=1e-9)
+    assert float(info_nce(a, b, 0.07, weights=weights.new_zeros(9))) == 0.0
+
+
 def test_proto_nce_equals_the_plain_loop() -> None:
     z, prototypes = make_units(9, 0), make_units(4, 1)
     phi, assigned = torch.tensor([0.05, 0.07, 0.2, 0.1]), torch.tensor([0, 1, 2, 3, 0, 1, 2, 3, 0])

@@ -1,6 +1,7 @@
 """The train stage: equal to the in-process fit, resumed or not, on one worker; close to it on two."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,14 +16,34 @@ import torch
 from mmcsal_core.artifacts import Artifact, plan_ranges
 from mmcsal_core.encoder.checkpoint import CARD_FILE, WEIGHTS_FILE, load_encoder, save_encoder
 from mmcsal_core.encoder.config import EncoderConfig
+from mmcsal_core.encoder.feature_rows import read_rows
 from mmcsal_core.encoder.fitting import EncoderFit, fit_encoder
+from mmcsal_core.encoder.out_of_fold import draw_fold_seed, leave_out, list_folds, measure_out_of_fold, score_pairs
 from mmcsal_core.errors import ConfigError, DataError
-from mmcsal_core.schema import PAIR_ID, feature_schema
+from mmcsal_core.schema import (
+    OUT_OF_FOLD_ALIGNMENT,
+    OUT_OF_FOLD_FILE,
+    PAIR_ID,
+    feature_column,
+    feature_schema,
+    out_of_fold_schema,
+)
 from mmcsal_core.storage import Store
+from mmcsal_core.vector_columns import stack_vectors
 from pipelines import train
+from pipelines.feature_spool import FeatureSpool, spool_features
+from pipelines.fit_checkpoints import (
+    CHECKPOINTS,
+    FitPace,
+    FitProgress,
+    publish_checkpoint,
+    publish_scores,
+    read_progress,
+    read_scores,
+)
 from pipelines.stage_run import Resources, StageProgress, StageRun
 
-CONFIG = EncoderConfig(dim=16, hidden_width=32, epochs=4, batch_size=64, warmup_fraction=0.25)
+CONFIG = EncoderConfig(dim=16, hidden_width=32, epochs=4, batch_size=64, warmup_fraction=0.25, out_of_fold_epochs=3)
 NAMES = ("image", "text")
 
 Vectors = npt.NDArray[np.float32]
@@ -62,23 +83,56 @@ def make_run(root: Path, num_workers: int = 1, seen: list[StageProgress] | None 
     return StageRun(out, "fit", Resources(train_workers=num_workers), on_progress=report)
 
 
-def test_features_are_read_in_the_order_of_the_ids(tmp_path: Path) -> None:
-    features = publish_features(tmp_path)
-    read = train.read_features(features, NAMES)
+def read_features(features: Artifact) -> dict[str, Vectors]:
+    """Read all features at once, sorted by `pair_id`."""
     table = features.read_table().sort_by(PAIR_ID)
-    assert np.array_equal(read["text"], np.array(table["text_feature"].to_pylist(), dtype=np.float32))
-    assert read["image"].shape == (300, 24)
+    return {name: stack_vectors(table, feature_column(name)) for name in NAMES}
+
+
+def test_features_are_spooled_in_the_order_of_the_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, scratch = publish_features(tmp_path), tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    spool, whole, rows = spool_features(features, NAMES), read_features(features), np.arange(300)
+    assert spool.pair_ids.to_pylist() == [f"p{number:04d}" for number in rows]
+    for name in NAMES:
+        assert spool.features[name].shape == whole[name].shape
+        assert read_rows(spool.features[name], rows).tobytes() == whole[name].tobytes()
+        assert isinstance(spool.features[name].source, np.memmap)
+    assert list(scratch.iterdir()) == []
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
-    fit = EncoderFit(train.read_features(publish_features(tmp_path), NAMES), CONFIG, seed=1)
+    fit = EncoderFit(read_features(publish_features(tmp_path)), CONFIG, seed=1)
     store = Store(str(tmp_path / "encoder"))
-    assert train.count_epochs(store) == 0
     for _ in range(3):
         fit.run_epoch()
-        train.publish_checkpoint(fit, store)
-    assert store.child("checkpoints").list_files() == ["epoch-0002.safetensors", "epoch-0003.safetensors"]
-    assert train.count_epochs(store) == 3
+        publish_checkpoint(fit, store)
+    assert store.list_files() == ["epoch-0002.safetensors", "epoch-0003.safetensors"]
+    assert read_scores(store) is None
+    publish_scores(np.arange(3, dtype=np.float32), store)
+    assert store.list_files() == ["scores.safetensors"]
+    found = read_scores(store)
+    assert found is not None
+    assert found.tolist() == [0, 1, 2]
+
+
+def test_the_pace_counts_what_an_earlier_attempt_did_and_measures_this_one(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    assert read_progress(store) is None
+    pace = FitPace(store, is_first=True, total_epochs=10, total_pairs=1000, started=time.monotonic() - 20)
+    pace.skip_epochs(4, 100)
+    assert pace.describe() == FitProgress(done_epochs=4, total_epochs=10)
+    pace.count_pairs(200)
+    pace.count_epoch()
+    told = read_progress(store)
+    assert told is not None
+    assert (told.done_epochs, told.total_epochs) == (5, 10)
+    assert told.pairs_per_second == pytest.approx(10, rel=0.05)
+    assert told.eta_s == pytest.approx(40, rel=0.05)
+    other = FitPace(Store(str(tmp_path / "other")), is_first=False, total_epochs=1, total_pairs=1)
+    other.count_epoch()
+    assert read_progress(other.store) is None
 
 
 def test_a_stage_resumed_from_a_checkpoint_publishes_the_bytes_of_the_in_process_fit(
@@ -86,16 +140,19 @@ def test_a_stage_resumed_from_a_checkpoint_publishes_the_bytes_of_the_in_process
 ) -> None:
     features, seen = publish_features(tmp_path), list[StageProgress]()
     run = make_run(tmp_path, seen=seen)
-    interrupted = EncoderFit(train.read_features(features, NAMES), CONFIG, seed=1)
     run.out.begin(run.fingerprint, list)
-    for _ in range(2):
-        interrupted.run_epoch()
-        train.publish_checkpoint(interrupted, run.out.store)
+    leave_an_interrupted_training(spool_features(features, NAMES), run.out.store.child(CHECKPOINTS))
     manifest = train.train_encoder(features=features, modalities=NAMES, seed=1, config=CONFIG, run=run)
-    whole = save_encoder(fit_encoder(train.read_features(features, NAMES), config=CONFIG, seed=1))
+    whole = save_encoder(fit_encoder(read_features(features), config=CONFIG, seed=1))
     assert {name: run.out.store.read_bytes(name) for name in whole} == whole
     files = [name for name in run.out.store.list_files() if not name.startswith("_")]
-    assert files == sorted([WEIGHTS_FILE, CARD_FILE, "metrics.json"]) == sorted(r.name for r in manifest.files)
+    names = [WEIGHTS_FILE, CARD_FILE, "metrics.json", OUT_OF_FOLD_FILE]
+    assert files == sorted(names) == sorted(record.name for record in manifest.files)
+    scores = run.out.store.read_table(OUT_OF_FOLD_FILE)
+    assert scores.schema.equals(out_of_fold_schema(), check_metadata=True)
+    assert scores[PAIR_ID].to_pylist() == sorted(scores[PAIR_ID].to_pylist())
+    expected = measure_out_of_fold(read_features(features), CONFIG, seed=1)
+    assert scores[OUT_OF_FOLD_ALIGNMENT].to_numpy().tobytes() == expected.tobytes()
     assert manifest.pairs_in == manifest.pairs_out == 300
     assert manifest.properties["dim"] == 16
     assert manifest.properties["modalities"] == ["image", "text"]
@@ -104,19 +161,41 @@ def test_a_stage_resumed_from_a_checkpoint_publishes_the_bytes_of_the_in_process
     assert [set(epoch) for epoch in metrics["losses"]] == [{"info_nce", "proto_nce"}] * 4
     assert metrics["before"]["num_pairs"] == metrics["after"]["num_pairs"] == 30
     assert metrics["before"]["modality_gap"]["image->text"] > metrics["after"]["modality_gap"]["image->text"]
-    assert [(progress.unit, progress.total) for progress in seen] == [("epochs", 4)] * len(seen)
+    assert [value > 0 for value in metrics["held_back_retrieval"]] == [True] * 4
+    assert (metrics["epochs_run"], metrics["stopped_early"]) == (4, False)
+    assert {(progress.unit, progress.total) for progress in seen} == {("epochs", 4 + 3 * 3)}
     assert [progress.done for progress in seen] == sorted(progress.done for progress in seen)
-    assert seen[-1].done == 4
+    assert seen[-1].done == 13
+    assert any(progress.pairs_per_second and progress.eta_s is not None for progress in seen)
+
+
+def leave_an_interrupted_training(spool: FeatureSpool, checkpoints: Store) -> None:
+    """Write what is left where a training was killed after one fold, an epoch of the next, and two of the encoder's."""
+    for number, held_out in enumerate(list_folds(300, CONFIG, 1)[:2]):
+        folds, store = leave_out(spool.features, held_out, CONFIG), checkpoints.child(f"fold-{number:02d}")
+        fit = EncoderFit(*folds, draw_fold_seed(1, number))
+        for _ in range(3 if number == 0 else 1):
+            fit.run_epoch()
+            publish_checkpoint(fit, store)
+        if fit.is_finished:
+            publish_scores(score_pairs(fit, spool.features, held_out), store)
+    fit = EncoderFit(spool.features, CONFIG, 1)
+    for _ in range(2):
+        fit.run_epoch()
+        publish_checkpoint(fit, checkpoints.child("encoder"))
 
 
 def test_two_workers_end_close_to_one(tmp_path: Path, ray_session: None) -> None:
     features, run = publish_features(tmp_path), make_run(tmp_path, num_workers=2)
-    config = CONFIG.model_copy(update={"lambda_align": 0.1, "lambda_uniform": 0.1, "learn_temperature": True})
+    terms = {"lambda_align": 0.1, "lambda_uniform": 0.1, "learn_temperature": True, "robust_fraction": 0.1}
+    config = CONFIG.model_copy(update=terms)
     train.train_encoder(features=features, modalities=NAMES, seed=1, config=config, run=run)
     files = {name: run.out.store.read_bytes(name) for name in (WEIGHTS_FILE, CARD_FILE)}
-    vectors = train.read_features(features, NAMES)
+    vectors = read_features(features)
     alone = fit_encoder(vectors, config=config, seed=1).embed(vectors)
     together = load_encoder(files).embed(vectors)
+    scores = run.out.store.read_table(OUT_OF_FOLD_FILE)[OUT_OF_FOLD_ALIGNMENT].to_numpy()
+    assert np.allclose(scores, measure_out_of_fold(vectors, config, seed=1), atol=0.02)
     for name in NAMES:
         assert np.einsum("nd,nd->n", alone[name], together[name]).min() > 0.999
 
