@@ -10,6 +10,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from mmcsal_core.encoder.fitting import fit_encoder
+from mmcsal_core.encoder.out_of_fold import measure_out_of_fold
 from mmcsal_core.errors import ConfigError, DataError
 from mmcsal_core.neighbors.vectors import Vectors
 from mmcsal_core.selection.config import SelectionConfig
@@ -26,7 +28,7 @@ from tests.evidence.contestants import (
 )
 from tests.evidence.downloads import fetch_npm
 from tests.evidence.emoji import load_emoji_style
-from tests.evidence.encoder_views import INFO_NCE, UNTRAINED, View, centre_view, list_encoders, measure_gap
+from tests.evidence.encoder_views import INFO_NCE, UNTRAINED, View, centre_view, fit_views, list_encoders, measure_gap
 from tests.evidence.frozen_features import LabelledFeatures, find_cached, load_features, save_features
 from tests.evidence.grid import Profile, list_cells, list_profiles, run_cells
 from tests.evidence.labelled_corpus import blank_rare
@@ -118,7 +120,7 @@ def test_all_contestants_pick_and_are_scored() -> None:
     )
     names = list(list_contestants())
     few = SMALL.model_copy(update={"budgets_per_class": (2,)})
-    scores = hold_contest(parts, (pool, test), names, few, 0)
+    scores = hold_contest(parts, View("made", pool, test), names, few, 0)
     assert [score.contestant for score in scores] == names
     assert {score.per_class for score in scores} == {2}
     for score in scores:
@@ -142,6 +144,22 @@ def test_a_cell_looks_at_every_view_of_its_encoder() -> None:
 
 def _to_unit(vectors: npt.NDArray[np.floating]) -> Vectors:
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
+
+
+def test_an_encoder_is_fitted_on_the_pool_alone_and_scores_its_pairs_out_of_fold() -> None:
+    parts = split_and_plant(_make_set(), 0.2, 0, SMALL)
+    pool, test = parts.pool.features, parts.test.features
+    plain, centred = fit_views(INFO_NCE, pool, test, 3)
+    (untrained,) = (view for view in fit_views(UNTRAINED, pool, test, 3) if view.name == UNTRAINED)
+    assert untrained.out_of_fold is None
+    config = list_encoders()[INFO_NCE]
+    assert config.lambda_proto == 0
+    encoder = fit_encoder(pool, config=config, seed=3)
+    for name in pool:
+        np.testing.assert_array_equal(plain.pool[name], encoder.embed(pool)[name])
+        np.testing.assert_array_equal(plain.test[name], encoder.embed(test)[name])
+    for view in (plain, centred):
+        np.testing.assert_array_equal(view.out_of_fold, measure_out_of_fold(pool, config, 3))
 
 
 def test_centring_subtracts_the_mean_of_the_pool_from_both() -> None:

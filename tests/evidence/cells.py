@@ -16,7 +16,7 @@ from mmcsal_core.evaluation.labelled_pool import LabelledPool, encode_labels, sp
 from mmcsal_core.neighbors.vectors import Rows
 from mmcsal_core.settings import Settings
 from tests.evidence.contestants import DEFAULT, list_contestants
-from tests.evidence.encoder_views import Embeddings, GapMeasures, fit_views, measure_gap, name_default_encoder
+from tests.evidence.encoder_views import GapMeasures, View, fit_views, measure_gap, name_default_encoder
 from tests.evidence.planting import plant_mispairs
 from tests.evidence.sets import LabelledSet, find_set, load_set
 
@@ -113,7 +113,7 @@ def judge_cell(cell: Cell, protocol: Protocol, labelled: LabelledSet) -> Finding
     results = []
     for view in views:
         names = list(list_contestants()) if view.name == name_default_encoder() else [DEFAULT]
-        scores = hold_contest(parts, (view.pool, view.test), names, protocol, cell.split)
+        scores = hold_contest(parts, view, names, protocol, cell.split)
         results.append(ViewResult(view.name, measure_gap(view.test, cell.split), tuple(scores)))
     sizes = len(parts.pool_codes), len(parts.test_codes), len(np.unique(parts.pool_codes))
     return Findings(*sizes, tuple(results))
@@ -136,14 +136,12 @@ def split_and_plant(labelled: LabelledSet, share: float, split: int, protocol: P
     return SplitSet(LabelledSet(features, pool.labels), test, is_mispaired, codes[pool_rows], codes[test_rows])
 
 
-def hold_contest(
-    parts: SplitSet, embeddings: tuple[Embeddings, Embeddings], names: list[str], protocol: Protocol, split: int
-) -> list[Score]:
+def hold_contest(parts: SplitSet, view: View, names: list[str], protocol: Protocol, split: int) -> list[Score]:
     """Let contestants pick from the pool, and average their scores over draws.
 
     Args:
         parts: pool and test.
-        embeddings: of the pool and of the test.
+        view: embeddings of both.
         names: of the contestants.
         protocol: budgets and draws.
         split: the seed of what contestants draw.
@@ -154,8 +152,9 @@ def hold_contest(
         num_seeds=protocol.num_seeds,
         probes=(PROBE,),
     )
-    pool = LabelledPool(embeddings[0], parts.pool.features, parts.pool_codes, parts.is_mispaired)
-    test = LabelledPool(embeddings[1], parts.test.features, parts.test_codes)
+    unseen = None if view.out_of_fold is None else view.out_of_fold.astype(np.float64)
+    pool = LabelledPool(view.pool, parts.pool.features, parts.pool_codes, parts.is_mispaired, unseen)
+    test = LabelledPool(view.test, parts.test.features, parts.test_codes)
     configured = list_contestants()
     contestants = [Contestant(name, configured[name]) for name in names]
     table = run_contest(pool, contestants, config, split, test).to_pandas()

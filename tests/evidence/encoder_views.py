@@ -16,8 +16,10 @@ import numpy as np
 
 from mmcsal_core.backbones.backbone import Features
 from mmcsal_core.encoder.config import EncoderConfig
-from mmcsal_core.encoder.fitting import EncoderFit, fit_encoder
-from mmcsal_core.encoder.model import Encoder, Vectors
+from mmcsal_core.encoder.encoder_fit import EncoderFit
+from mmcsal_core.encoder.fitting import fit_encoder
+from mmcsal_core.encoder.model import Vectors
+from mmcsal_core.encoder.out_of_fold import measure_out_of_fold
 from mmcsal_core.metrics import measure_modality_accuracy, measure_modality_gap, measure_retrieval
 
 UNTRAINED = "untrained"
@@ -30,11 +32,19 @@ Embeddings = Mapping[str, Vectors]
 
 @dataclass(frozen=True)
 class View:
-    """Embeddings of the pool and of the clean test pairs, per modality (n, dim)."""
+    """Embeddings of the pool and of the clean test pairs, per modality (n, dim).
+
+    Args:
+        name: in the document.
+        pool: what contestants pick from.
+        test: of pairs that the encoder has not seen.
+        out_of_fold: (N,) alignment of the pool's pairs by encoders that have not seen them; None where none is trained.
+    """
 
     name: str
     pool: Embeddings
     test: Embeddings
+    out_of_fold: Vectors | None = None
 
 
 @dataclass(frozen=True)
@@ -75,10 +85,11 @@ def fit_views(name: str, pool: Mapping[str, Features], test: Mapping[str, Featur
     """Fit an encoder on the pool, and return the views of it."""
     config = list_encoders()[name]
     if name == UNTRAINED:
-        encoder: Encoder = EncoderFit(pool, config, seed).to_encoder()
+        encoder, out_of_fold = EncoderFit(pool, config, seed).to_encoder(), None
     else:
         encoder = fit_encoder(pool, config=config, seed=seed)
-    view = View(name, encoder.embed(pool), encoder.embed(test))
+        out_of_fold = measure_out_of_fold(pool, config, seed) if config.out_of_fold_folds else None
+    view = View(name, encoder.embed(pool), encoder.embed(test), out_of_fold)
     return [view, centre_view(view)] if name in (UNTRAINED, INFO_NCE) else [view]
 
 
@@ -87,7 +98,7 @@ def centre_view(view: View) -> View:
     means = {name: z.mean(axis=0) for name, z in view.pool.items()}
     pool = {name: _to_unit(z - means[name]) for name, z in view.pool.items()}
     test = {name: _to_unit(z - means[name]) for name, z in view.test.items()}
-    return View(f"{view.name}{CENTRED}", pool, test)
+    return View(f"{view.name}{CENTRED}", pool, test, view.out_of_fold)
 
 
 def measure_gap(embeddings: Embeddings, seed: int) -> GapMeasures:
