@@ -20,10 +20,12 @@ from jobs.estimate import describe_estimate, estimate_run
 from jobs.exit_codes import ExitCode, classify_error, find_cause
 from jobs.lock import is_held
 from jobs.progress import open_reporter
-from jobs.run import CONFIG, RunResult, check_run, report_again, run_job, select_again
+from jobs.run import CONFIG, RunResult, check_run, evaluate_stored, report_again, run_job, select_again
 from jobs.run_status import RUN_STATUS
+from jobs.steps import lay_out
 from mmcsal_core.errors import ConfigError, DataError, MmcsalError
 from mmcsal_core.storage import Store
+from pipelines.evaluate import SUMMARY
 
 app = typer.Typer(
     name="mmcsal",
@@ -96,6 +98,16 @@ def select(
         lambda: _with_reporter(lambda reporter: select_again(load_config(config, overrides), reporter)), as_json
     )
     _print_run(result, as_json)
+
+
+@app.command()
+def evaluate(config: ConfigPath, set_: Overrides = None, as_json: AsJson = False) -> None:
+    """Say whether the picks train a better model, from stored embeddings and the labels of evaluate.label_column."""
+    loaded = _guard(lambda: load_config(config, set_ or ()), as_json)
+    result = _guard(lambda: _with_reporter(lambda reporter: evaluate_stored(loaded, reporter)), as_json)
+    _print_run(result, as_json)
+    if not as_json:
+        typer.echo(_guard(lambda: lay_out(loaded).evaluation.store.read_bytes(SUMMARY).decode(), as_json))
 
 
 @app.command()

@@ -31,6 +31,7 @@ from mmcsal_core.selection.space import FEATURES, JOINT
 from mmcsal_core.settings import Settings
 from mmcsal_core.storage import Store, hash_bytes
 from pipelines.coreset import CoresetConfig
+from pipelines.evaluate import EvaluateConfig
 from pipelines.features import FeaturesConfig
 from pipelines.ingest import IngestConfig
 from pipelines.report import ReportConfig
@@ -38,7 +39,7 @@ from pipelines.stage_run import Resources
 
 _NEUTRAL_KEYS = {
     *("source_options", "output_options", "output"),
-    *("resources", "ray", "pricing", "max_reject_fraction", "report"),
+    *("resources", "ray", "pricing", "max_reject_fraction", "report", "evaluate"),
 }
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -77,6 +78,7 @@ class JobConfig(Settings):
     neighbors: NeighborConfig = NeighborConfig()
     selection: CoresetConfig
     report: ReportConfig = ReportConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
     max_reject_fraction: float = Field(0.05, ge=0, le=1, description="largest share of pairs that a stage may reject")
     resources: Resources = Resources()
     ray: RayConfig = RayConfig()

@@ -6,7 +6,7 @@ measure it (`mmcsal run --until features` on a few thousand pairs) and put it in
 """
 
 from jobs.config import JobConfig
-from jobs.preflight import check_selection, read_lists
+from jobs.preflight import check_evaluation, check_selection, read_lists
 from mmcsal_core.artifacts import plan_ranges
 from mmcsal_core.corpus.modality import ModalityConfig
 from mmcsal_core.corpus.sources import list_source
@@ -49,6 +49,7 @@ def estimate_run(config: JobConfig) -> Estimate:
     """
     listing = list_source(config.source, config.modalities, config.source_options)
     check_selection(config, listing, read_lists(config))
+    check_evaluation(config, listing)
     shards = plan_ranges(listing.num_pairs, config.resources.rows_per_shard)
     rows = max((shard.stop - shard.start for shard in shards), default=0)
     decoded = rows * sum(_count_decoded_bytes(modality) for modality in config.modalities.values())

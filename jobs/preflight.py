@@ -12,6 +12,9 @@ from mmcsal_core.corpus.sources import SourceListing
 from mmcsal_core.corpus.sources.locations import open_filesystem
 from mmcsal_core.corpus.sources.pairs import pair_schema
 from mmcsal_core.errors import ConfigError
+from mmcsal_core.evaluation import make_contestants
+from mmcsal_core.evaluation.rehearsal import rehearse_contest
+from mmcsal_core.evaluation.stored_labels import check_label_columns
 from mmcsal_core.selection.alignment_filter import select_alignment
 from mmcsal_core.selection.coreset import Request
 from mmcsal_core.selection.engine.eligibility import NO_ROWS
@@ -49,6 +52,19 @@ def check_selection(config: JobConfig, listing: SourceListing, lists: PairLists)
     check_columns(config.selection, pairs, names)
     check_condition(config.selection, pairs, names)
     _rehearse(config, len(lists.get("labelled", ())))
+
+
+def check_evaluation(config: JobConfig, listing: SourceListing) -> None:
+    """Make sure, where there is to be an evaluation, that its columns and contestants fit the source.
+
+    Raises:
+        ConfigError: a column does not fit the metadata, or a contestant not what it is to choose from.
+    """
+    if config.evaluate.label_column is not None:
+        names = list(config.modalities)
+        check_label_columns(config.evaluate, pair_schema(listing, config.modalities), names)
+        contestants = make_contestants(config.evaluate, config.selection)
+        rehearse_contest(contestants, names, has_spaces=config.neighbors.backbone_dims > 0)
 
 
 def _rehearse(config: JobConfig, num_labelled: int) -> None:

@@ -11,7 +11,7 @@ from jobs.cluster import connect_ray
 from jobs.config import JobConfig, describe_config, hash_config, parse_stored_config
 from jobs.exit_codes import FORESEEN, ExitCode, classify_error
 from jobs.lock import RunLock, is_held
-from jobs.preflight import check_selection, read_lists
+from jobs.preflight import check_evaluation, check_selection, read_lists
 from jobs.progress import Reporter
 from jobs.run_status import RUN_STATUS, RunStatus
 from jobs.steps import Step, fingerprint_ingest, lay_out, list_steps, recall_lists
@@ -26,6 +26,10 @@ from pipelines.stage_run import StageRun
 
 CONFIG = "config.json"
 STAGES = ("ingest", "features", "train", "embed", "neighbors", "coreset", "report")
+"""The stages of every run, in order."""
+
+EVALUATE = "evaluate"
+"""The stage that comes last where the configuration names a label column."""
 
 
 class RunResult(Settings):
@@ -47,13 +51,19 @@ def run_job(config: JobConfig, reporter: Reporter, *, until: str | None = None) 
         ArtifactError: an artifact is not what its manifest says.
     """
     with record_early_failure(config):
-        if until is not None and until not in STAGES:
-            raise ConfigError(f"--until takes a stage, got {until!r}; the stages are {', '.join(STAGES)}")
+        stages = _list_stages(config)
+        if until is not None and until not in stages:
+            raise ConfigError(f"--until takes a stage, got {until!r}; the stages are {', '.join(stages)}")
         listing = list_source(config.source, config.modalities, config.source_options)
         lists = read_lists(config)
         check_selection(config, listing, lists)
+        check_evaluation(config, listing)
     steps = list_steps(config, fingerprint_ingest(config, listing.fingerprint), hash_pair_lists(lists), lists)
-    return execute_steps(config, steps[: STAGES.index(until) + 1 if until else None], reporter)
+    return execute_steps(config, steps[: stages.index(until) + 1 if until else None], reporter)
+
+
+def _list_stages(config: JobConfig) -> tuple[str, ...]:
+    return STAGES if config.evaluate.label_column is None else (*STAGES, EVALUATE)
 
 
 def select_again(config: JobConfig, reporter: Reporter) -> RunResult:
@@ -67,13 +77,36 @@ def select_again(config: JobConfig, reporter: Reporter) -> RunResult:
     with record_early_failure(config):
         lists = read_lists(config)
         steps = _list_stored_steps(config, hash_pair_lists(lists), lists)
-        stale = [step.name for step in steps[:5] if not step.is_complete()]
-        if stale:
+        _check_embedded(config, steps, "selecting again")
+    return execute_steps(config, steps[5:7], reporter)
+
+
+def evaluate_stored(config: JobConfig, reporter: Reporter) -> RunResult:
+    """Evaluate selections on the stored embeddings, whatever the stored selection; the source is not read.
+
+    Raises:
+        DataError: nothing is stored.
+        ConfigError: no label column is named, or the stored embeddings are missing or were made under another
+            configuration.
+    """
+    with record_early_failure(config):
+        if config.evaluate.label_column is None:
             raise ConfigError(
-                f"selecting again needs embeddings of this very configuration in {config.run_store.url}, but these "
-                f"stages are missing or were made under another one: {', '.join(stale)}; use `mmcsal run` instead"
+                "an evaluation needs labels, got no evaluate.label_column; write e.g. --set "
+                "evaluate.label_column=category"
             )
-    return execute_steps(config, steps[5:], reporter)
+        steps = _list_stored_steps(config, recall_lists(config))
+        _check_embedded(config, steps, "evaluating")
+    return execute_steps(config, steps[7:], reporter)
+
+
+def _check_embedded(config: JobConfig, steps: Sequence[Step], purpose: str) -> None:
+    stale = [step.name for step in steps[:5] if not step.is_complete()]
+    if stale:
+        raise ConfigError(
+            f"{purpose} needs embeddings of this very configuration in {config.run_store.url}, but these "
+            f"stages are missing or were made under another one: {', '.join(stale)}; use `mmcsal run` instead"
+        )
 
 
 def report_again(config: JobConfig, reporter: Reporter) -> RunResult:
@@ -87,11 +120,14 @@ def report_again(config: JobConfig, reporter: Reporter) -> RunResult:
         if not steps[5].is_complete():
             url = config.run_store.url
             raise ConfigError(f"{url} has no finished selection of this configuration; use `mmcsal run`")
-    return execute_steps(config, steps[6:], reporter, is_forced=True)
+    return execute_steps(config, steps[6:7], reporter, is_forced=True)
 
 
 def check_run(run: Store) -> ValidationReport:
-    """Check a run against the output contract, and its artifacts against the configuration beside them."""
+    """Check a run against the output contract, and its artifacts against the configuration beside them.
+
+    Not its evaluation, which says under which configuration it was made, and may be of earlier settings of a selection.
+    """
     report = validate_run(run)
     if not run.exists(CONFIG) or not run.exists(f"pairs/{SUCCESS}"):
         return report
@@ -101,7 +137,7 @@ def check_run(run: Store) -> ValidationReport:
         return report
     config = parse_stored_config(stored)
     listed = _list_stored_steps(config, recall_lists(config))
-    steps = [step for step in listed if step.artifact.store.exists(SUCCESS)]
+    steps = [step for step in listed if step.name in STAGES and step.artifact.store.exists(SUCCESS)]
     checks = [
         Check(
             name=f"{step.artifact.name}: made under the stored configuration",
@@ -188,7 +224,7 @@ def _record_failure(config: JobConfig, _kind: object, error: BaseException | Non
             return
         status = RunStatus(run, config.run_id, hash_config(config))
         is_published = {each.stage: each.store.exists(SUCCESS) for each in vars(lay_out(config)).values()}
-        for stage in (stage for stage in STAGES if is_published[stage]):
+        for stage in (stage for stage in (*STAGES, EVALUATE) if is_published[stage]):
             status.note_published(stage)
         status.record_failure(error)
 

@@ -12,10 +12,11 @@ from pydantic import BaseModel
 
 from jobs.config import JobConfig, hash_config
 from mmcsal_core.artifacts import SUCCESS, Artifact, Manifest, compute_fingerprint
+from mmcsal_core.evaluation import make_contestants
 from mmcsal_core.reporting.numbers import ReportInputs
 from mmcsal_core.selection.selection_table import RunOrigin
 from mmcsal_core.selection.stored_pool import PoolArtifacts
-from pipelines import coreset, embed, features, ingest, neighbors, report, train
+from pipelines import coreset, embed, evaluate, features, ingest, neighbors, report, train
 from pipelines.coreset_demands import PairLists
 from pipelines.stage_run import StageRun
 
@@ -47,6 +48,7 @@ class Layout:
     neighbors: Artifact
     selection: Artifact
     report: Artifact
+    evaluation: Artifact
 
 
 def lay_out(config: JobConfig) -> Layout:
@@ -61,6 +63,7 @@ def lay_out(config: JobConfig) -> Layout:
         neighbors=Artifact(run, "neighbors", neighbors.STAGE),
         selection=Artifact(run, "selection", coreset.STAGE),
         report=Artifact(run, "report", report.STAGE),
+        evaluation=Artifact(run, "evaluation", evaluate.STAGE),
     )
 
 
@@ -77,7 +80,7 @@ def fingerprint_ingest(config: JobConfig, source_fingerprint: str) -> str:
 def list_steps(
     config: JobConfig, pairs_fingerprint: str, list_hashes: Mapping[str, str], lists: PairLists | None = None
 ) -> list[Step]:
-    """Return the stages in order.
+    """Return the stages in order, evaluate only where the configuration names a label column.
 
     Args:
         config: of the run.
@@ -92,7 +95,7 @@ def list_steps(
     def step(artifact: Artifact, uses_ray: bool, execute: Callable[[StageRun], Manifest]) -> Step:
         return Step(artifact.stage, artifact, prints[artifact.stage], uses_ray, execute)
 
-    return [
+    steps = [
         step(
             at.pairs,
             True,
@@ -133,6 +136,9 @@ def list_steps(
         step(at.selection, config.resources.selection_actors > 0, lambda run: _rank(config, at, lists, run)),
         step(at.report, False, lambda run: _report(config, at, run)),
     ]
+    if config.evaluate.label_column is not None:
+        steps.append(step(at.evaluation, config.resources.num_actors > 1, lambda run: _evaluate(config, at, run)))
+    return steps
 
 
 def recall_lists(config: JobConfig) -> dict[str, str]:
@@ -161,6 +167,9 @@ def _chain_fingerprints(config: JobConfig, pairs: str, list_hashes: Mapping[str,
     ranked = compute_fingerprint(coreset.STAGE, ranking, {"pairs": pairs, "neighbors": found})
     telling = {"report": _dump(config.report), "seed": config.seed}
     told = compute_fingerprint(report.STAGE, telling, {"selection": ranked})
+    contestants = [[each.name, _dump(each.config)] for each in make_contestants(config.evaluate, config.selection)]
+    judging = {"evaluate": _dump(config.evaluate), "contestants": contestants, "seed": config.seed}
+    judged = compute_fingerprint(evaluate.STAGE, judging, {"pairs": pairs, "neighbors": found})
     return {
         ingest.STAGE: pairs,
         features.STAGE: extracted,
@@ -169,6 +178,7 @@ def _chain_fingerprints(config: JobConfig, pairs: str, list_hashes: Mapping[str,
         neighbors.STAGE: found,
         coreset.STAGE: ranked,
         report.STAGE: told,
+        evaluate.STAGE: judged,
     }
 
 
@@ -197,6 +207,17 @@ def _report(config: JobConfig, at: Layout, run: StageRun) -> Manifest:
         source_options=config.source_options,
         seed=config.seed,
         config=config.report,
+        run=run,
+    )
+
+
+def _evaluate(config: JobConfig, at: Layout, run: StageRun) -> Manifest:
+    return evaluate.evaluate_selections(
+        inputs=PoolArtifacts(at.pairs, at.features, at.embeddings, at.indexes, at.neighbors),
+        modalities=list(config.modalities),
+        selection=config.selection,
+        seed=config.seed,
+        config=config.evaluate,
         run=run,
     )
 

@@ -19,6 +19,7 @@ from mmcsal_core.schema import PAIR_ID
 from mmcsal_core.settings import Settings
 from mmcsal_core.storage import FileRecord, Store, hash_bytes
 from mmcsal_core.validation_embeddings import EmbeddingInspector
+from mmcsal_core.validation_evaluation import EvaluationInspector, find_stale_inputs
 from mmcsal_core.validation_selection import find_selection_problems
 
 STAGES = {
@@ -30,6 +31,7 @@ STAGES = {
     "neighbors": "neighbors",
     "selection": "coreset",
     "report": "report",
+    "evaluation": "evaluate",
 }
 """Artifact folder -> stage that writes it, in the order of a run."""
 
@@ -41,8 +43,15 @@ INPUTS = {
     "neighbors": "embeddings",
     "selection": "embeddings",
     "report": "selection",
+    "evaluation": "embeddings",
 }
 """Artifact -> the artifact whose pairs it takes in."""
+
+INSPECTORS: dict[str, type[EmbeddingInspector | EvaluationInspector]] = {
+    "embeddings": EmbeddingInspector,
+    "evaluation": EvaluationInspector,
+}
+"""Artifact -> what looks at its shards, one after the other."""
 
 MAX_SHOWN = 3
 """Problems that a failed check spells out; it counts the rest."""
@@ -118,7 +127,8 @@ def _read_manifest_into(manifests: dict[str, Manifest], artifact: Artifact) -> l
 
 def _check_artifact(artifact: Artifact, manifest: Manifest) -> Iterator[Check]:
     name, num_rows = artifact.name, sum(shard.num_rows for shard in manifest.shards)
-    inspector = EmbeddingInspector() if name == "embeddings" else None
+    kind = INSPECTORS.get(name)
+    inspector = None if kind is None else kind()
     problems = _find_file_problems(artifact, manifest, inspector.inspect if inspector else _ignore)
     num_files = len(manifest.shards) + len(manifest.files)
     yield _conclude(f"{name}: files", problems, f"{num_files} files as recorded, {num_rows} rows")
@@ -128,10 +138,12 @@ def _check_artifact(artifact: Artifact, manifest: Manifest) -> Iterator[Check]:
         yield _conclude(
             f"{name}: rejects", _find_reject_problems(artifact, manifest), f"{manifest.pairs_rejected} rejects listed"
         )
-    if inspector is not None:
+    if isinstance(inspector, EmbeddingInspector):
         yield _conclude(
             f"{name}: vectors", inspector.find_problems(), f"{num_rows} unit vectors a modality, ids unique"
         )
+    elif inspector is not None:
+        yield _conclude(f"{name}: scores", inspector.find_problems(), f"{num_rows} scores, as the contract says")
 
 
 def _ignore(_: pa.Table) -> None:
@@ -209,6 +221,11 @@ def _check_input(name: str, manifests: Mapping[str, Manifest]) -> Check:
         return _conclude(f"{name}: input", [], "the corpus")
     if source not in manifests:
         return _conclude(f"{name}: input", [f"its input {source}/ is absent or unfinished"], "")
+    if name == "evaluation":
+        stale = find_stale_inputs(manifests[name], manifests[source])
+        return _conclude(
+            f"{name}: input", stale, f"each split is of the {manifests[source].pairs_out} pairs of {source}/"
+        )
     came, gone = manifests[name].pairs_in, _count_passed_on(manifests[source])
     problems = [] if came == gone else [f"{came} pairs came in, but {source}/ put out {gone}"]
     return _conclude(f"{name}: input", problems, f"takes in the {gone} pairs of {source}/")

@@ -118,12 +118,13 @@ def make_contestants(config: EvaluateConfig, base: SelectionConfig) -> list[Cont
 
     Args:
         config: its `strategies` are looked at.
-        base: where the keys that are left out come from, but for those that end a selection early.
+        base: where the keys that are left out come from, but for those that end a selection early or close pairs; keys
+            of a subclass are left out too.
 
     Raises:
         ConfigError: a strategy or a key is unknown, or a name is given twice.
     """
-    shared = base.model_dump(mode="json", exclude=set(_LIMITS))
+    shared = base.model_dump(mode="json", include=set(SelectionConfig.model_fields) - set(_LIMITS))
     entries = config.strategies or STRATEGIES
     contestants = [_make_contestant(entry, shared) for entry in entries]
     names = [contestant.name for contestant in contestants]
