@@ -6,7 +6,7 @@ HUB_VENV ?= .venv-hub
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .PHONY: demo test check format lint types imports tests test-hub clean
-.PHONY: evidence bench bench-features bench-selection bench-ray bench-memory
+.PHONY: evidence bench bench-features bench-train bench-selection bench-ray bench-memory
 
 demo: $(VENV)/.demo
 	$(BIN)/mmcsal demo
@@ -38,10 +38,14 @@ tests: $(VENV)/.dev
 test-hub: $(HUB_VENV)/.hub
 	$(THREADS) $(HUB_VENV)/bin/python -m pytest -m hub tests/hub
 
-bench: bench-features bench-ray bench-memory bench-selection
+bench: bench-features bench-train bench-ray bench-memory bench-selection
 
 bench-features: $(VENV)/.dev
 	$(THREADS) $(BIN)/python -m tests.benchmarks.bench_features
+
+# 100k pairs, 20 epochs, two threads: time and peak memory
+bench-train: $(VENV)/.dev
+	$(BIN)/python -m tests.benchmarks.bench_train
 
 # k-center on actors against the same shards in one process
 bench-ray: $(VENV)/.dev

@@ -18,7 +18,14 @@ from mmcsal_core.encoder.checkpoint import save_encoder
 from mmcsal_core.encoder.config import EncoderConfig
 from mmcsal_core.encoder.encoder_fit import EncoderFit
 from mmcsal_core.encoder.feature_rows import Rows, Vectors
-from mmcsal_core.encoder.out_of_fold import draw_fold_seed, has_folds, leave_out, list_folds, score_pairs
+from mmcsal_core.encoder.out_of_fold import (
+    count_fold_epochs,
+    draw_fold_seed,
+    has_folds,
+    leave_out,
+    list_folds,
+    score_pairs,
+)
 from mmcsal_core.encoder.workers import Workers
 from mmcsal_core.metrics import diagnose_embeddings
 from mmcsal_core.schema import OUT_OF_FOLD_FILE, out_of_fold_schema
@@ -102,13 +109,14 @@ class TrainWorker:
         return list_folds(self._num_pairs, self._config, self._task.seed) if is_scored else []
 
     def _plan_pace(self, fit: EncoderFit, folds: list[Rows]) -> FitPace:
-        fold_epochs = self._config.fold_epochs
-        fold_pairs = sum(self._num_pairs - len(rows) for rows in folds)
+        work = [(self._config.epochs, len(fit.train_rows))]
+        for num_rest in (self._num_pairs - len(rows) for rows in folds):
+            work.append((count_fold_epochs(num_rest, self._config), num_rest))
         return FitPace(
             self._checkpoints,
             self._is_first,
-            total_epochs=self._config.epochs + len(folds) * fold_epochs,
-            total_pairs=self._config.epochs * len(fit.train_rows) + fold_epochs * fold_pairs,
+            total_epochs=sum(epochs for epochs, _ in work),
+            total_pairs=sum(epochs * pairs for epochs, pairs in work),
         )
 
     def _score_folds(self, folds: list[Rows]) -> Vectors | None:
@@ -129,7 +137,7 @@ class TrainWorker:
         num_rest = self._num_pairs - len(held_out)
         found = read_scores(self._checkpoints.child(name))
         if found is not None:
-            self._pace.skip_epochs(self._config.fold_epochs, num_rest)
+            self._pace.skip_epochs(count_fold_epochs(num_rest, self._config), num_rest)
             return found
         features, config = leave_out(self._spool.features, held_out, self._config)
         fit = EncoderFit(features, config, draw_fold_seed(self._task.seed, number), self._device, self._workers)

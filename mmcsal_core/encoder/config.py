@@ -54,7 +54,11 @@ class EncoderConfig(Settings):
     out_of_fold_folds: int = Field(
         3, ge=0, le=20, description="parts of the pool, each scored by an encoder fitted on the others; 0: no scores"
     )
-    out_of_fold_epochs: int = Field(10, ge=1, description="epochs of each of these fits")
+    out_of_fold_epochs: int | None = Field(
+        None,
+        ge=1,
+        description="epochs of each of these fits, at most `epochs`; by default as many as make 1000 steps, at least 3",
+    )
     robust_fraction: float = Field(
         0.0,
         ge=0,
@@ -86,11 +90,6 @@ class EncoderConfig(Settings):
     def warmup_epochs(self) -> int:
         """Epochs on InfoNCE alone, rounded to the nearest."""
         return round(self.warmup_fraction * self.epochs)
-
-    @property
-    def fold_epochs(self) -> int:
-        """Epochs of a fit without a fold, no more than the encoder's own."""
-        return min(self.out_of_fold_epochs, self.epochs)
 
     def refreshes_at(self, epoch: int) -> bool:
         """Say whether the prototypes are made anew before `epoch`, counted from 0."""

@@ -171,7 +171,9 @@ class EncoderFit:
     def _watch_retrieval(self) -> None:
         """Note how the held-back pairs are retrieved, the first worker's number on all, and keep the best state."""
         found = measure_reciprocal_rank(self.embed_diagnosed()) if len(self.held_back_rows) else math.nan
-        self.retrieval.append(self.workers.broadcast(torch.tensor(found, dtype=torch.float64, device=self.device)).item())
+        self.retrieval.append(
+            self.workers.broadcast(torch.tensor(found, dtype=torch.float64, device=self.device)).item()
+        )
         if self.config.early_stop_patience is not None and self.best_epoch == self.epoch:
             self.best = {name: tensor.clone() for name, tensor in pack_towers(self.towers).items()}
         if self.is_finished and self.best:

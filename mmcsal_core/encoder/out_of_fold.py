@@ -5,6 +5,7 @@ cut into folds; each fold is scored by an encoder fitted on the others, with the
 features, rows in the order of `pair_id`. Out: one number a pair, the mean cosine over modality pairs.
 """
 
+import math
 from itertools import combinations
 
 import numpy as np
@@ -16,8 +17,11 @@ from mmcsal_core.encoder.encoder_fit import EncoderFit
 from mmcsal_core.encoder.feature_rows import Features, Rows, Vectors, count_rows, iter_blocks, read_rows, restrict_rows
 from mmcsal_core.encoder.model import embed_rows
 from mmcsal_core.encoder.prototypes import count_max_prototypes
-from mmcsal_core.encoder.training_set import FOLDS, MIN_PAIRS, check_sizes, draw_seed
+from mmcsal_core.encoder.training_set import FOLDS, MIN_PAIRS, check_sizes, count_batches, draw_seed
 from mmcsal_core.errors import ConfigError
+
+FOLD_STEPS = 1000
+MIN_FOLD_EPOCHS = 3
 
 
 def measure_out_of_fold(features: Features, config: EncoderConfig, seed: int) -> Vectors:
@@ -83,10 +87,22 @@ def leave_out(features: Features, held_out: Rows, config: EncoderConfig) -> tupl
     return restrict_rows(features, rest), configure_fold(config, len(rest))
 
 
+def count_fold_epochs(num_pairs: int, config: EncoderConfig) -> int:
+    """Return the epochs of a fit to the `num_pairs` outside a fold: what is configured, else about FOLD_STEPS steps.
+
+    Mispaired pairs show after some hundreds of steps, whatever the number of pairs; epochs would make large pools pay
+    for what small ones need.
+    """
+    wanted = config.out_of_fold_epochs
+    if wanted is None:
+        wanted = max(MIN_FOLD_EPOCHS, math.ceil(FOLD_STEPS / count_batches(num_pairs, config.batch_size)))
+    return min(wanted, config.epochs)
+
+
 def configure_fold(config: EncoderConfig, num_pairs: int) -> EncoderConfig:
     """Return what is fitted to the `num_pairs` outside a fold: all are trained on, and the last state is kept."""
     changes: dict[str, object] = {
-        "epochs": config.fold_epochs,
+        "epochs": count_fold_epochs(num_pairs, config),
         "held_back_fraction": 0.0,
         "early_stop_patience": None,
         "robust_fraction": 0.0,

@@ -12,6 +12,7 @@ from mmcsal_core.encoder.feature_rows import Vectors
 from mmcsal_core.encoder.out_of_fold import (
     check_fold_sizes,
     configure_fold,
+    count_fold_epochs,
     draw_fold_seed,
     has_folds,
     list_folds,
@@ -96,6 +97,13 @@ def test_a_fold_has_no_more_prototypes_or_epochs_than_fit_it() -> None:
     fold = configure_fold(config, 270)
     assert (fold.num_prototypes, fold.epochs, fold.early_stop_patience, fold.held_back_fraction) == (13, 6, None, 0)
     assert configure_fold(config, 4000).num_prototypes == 20
+
+
+@pytest.mark.parametrize(("num_pairs", "expected"), [(1333, 30), (26_000, 10), (67_000, 4), (10_000_000, 3)])
+def test_large_pools_need_fewer_epochs(num_pairs: int, expected: int) -> None:
+    assert count_fold_epochs(num_pairs, EncoderConfig()) == expected
+    assert count_fold_epochs(num_pairs, EncoderConfig(epochs=2)) == 2
+    assert count_fold_epochs(num_pairs, EncoderConfig(out_of_fold_epochs=7)) == 7
 
 
 def test_one_fold_is_refused() -> None:
