@@ -130,7 +130,12 @@ def list_steps(
             at.neighbors,
             True,
             lambda run: neighbors.find_neighbors(
-                embeddings=at.embeddings, features=at.features, indexes=at.indexes, config=config.neighbors, run=run
+                embeddings=at.embeddings,
+                features=at.features,
+                encoder=at.encoder,
+                indexes=at.indexes,
+                config=config.neighbors,
+                run=run,
             ),
         ),
         step(at.selection, config.resources.selection_actors > 0, lambda run: _rank(config, at, lists, run)),

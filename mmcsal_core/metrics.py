@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import normalized_mutual_info_score
+from sklearn.metrics import normalized_mutual_info_score, roc_auc_score
 from sklearn.model_selection import PredefinedSplit, cross_val_score
 
 from mmcsal_core.encoder.prototypes import cluster_spherical
@@ -94,6 +94,21 @@ def measure_effective_rank(vectors: Vectors) -> float:
         return 1.0
     shares = values[values > 0] / values.sum()
     return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def measure_suspicion_auc(suspicion: npt.NDArray[np.floating], is_mispaired: npt.NDArray[np.bool_]) -> float | None:
+    """Return how often a mispaired pair is more suspicious than a right one, ties by half; 0.5 is chance, 1 is best.
+
+    Args:
+        suspicion: of each pair, (n,); only its order counts.
+        is_mispaired: the truth, (n,).
+
+    Returns:
+        The area under the ROC curve in [0, 1]; None where all pairs are mispaired or none is.
+    """
+    if is_mispaired.all() or not is_mispaired.any():
+        return None
+    return float(roc_auc_score(is_mispaired, suspicion))
 
 
 def diagnose_embeddings(embeddings: Mapping[str, Vectors], seed: int) -> dict[str, Any]:

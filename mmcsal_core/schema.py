@@ -19,11 +19,17 @@ NEIGHBOR_ID = "neighbor_id"
 RELATION = "relation"
 NEIGHBOR_RANK = "neighbor_rank"
 SIMILARITY = "similarity"
+OUT_OF_FOLD_ALIGNMENT = "out_of_fold_alignment"
+CONSISTENCY = "consistency"
+SUSPICION = "suspicion"
 NEAR_DUPLICATE_GROUP = "near_duplicate_group"
 NEAR_DUPLICATE_COUNT = "near_duplicate_count"
-OUT_OF_FOLD_ALIGNMENT = "out_of_fold_alignment"
 OUT_OF_FOLD_FILE = "out_of_fold.parquet"
-"""File of the encoder artifact: one row a pair, sorted by `pair_id`."""
+"""File of the encoder artifact with the cosine of each pair by an encoder that has not seen it."""
+
+SUSPICION_FILE = "suspicion.parquet"
+"""File of the neighbors artifact that says of each pair how far it is suspected of being mispaired."""
+
 COST_COLUMN = "cost_column"
 """Key of a selection's metadata: the column that gains were divided by before they were compared, if any."""
 
@@ -176,6 +182,37 @@ def neighbor_schema() -> pa.Schema:
     )
 
 
+def suspicion_schema() -> pa.Schema:
+    """Return the schema of `neighbors/suspicion.parquet`, sorted by pair_id."""
+    return pa.schema([describe_field(PAIR_ID, pa.string(), "unique id of the pair", nullable=False), *witness_fields()])
+
+
+def witness_fields() -> list[pa.Field]:
+    """Return what is said of a pair that may be mispaired, in `neighbors/suspicion.parquet` and in `selection/`."""
+    return [
+        describe_field(
+            OUT_OF_FOLD_ALIGNMENT,
+            pa.float32(),
+            "cosine of the pair's embeddings by an encoder fitted without the pair; null where none was fitted",
+            "cosine",
+        ),
+        describe_field(
+            CONSISTENCY,
+            pa.float32(),
+            "how far the modalities agree on the pair's neighbours, the nearest counting most",
+            "0 to 1",
+            nullable=False,
+        ),
+        describe_field(
+            SUSPICION,
+            pa.float32(),
+            "share of the other pairs that look better paired: by alignment less what is usual nearby, and consistency",
+            "0 to 1",
+            nullable=False,
+        ),
+    ]
+
+
 def near_duplicate_schema() -> pa.Schema:
     """Return the schema of `selection/near_duplicates.parquet`: the pairs of all groups of two or more."""
     return pa.schema(
@@ -229,6 +266,7 @@ def selection_schema(modalities: Sequence[str], carried: Sequence[pa.Field]) -> 
             nullable=False,
         ),
         describe_field(ALIGNMENT, pa.float32(), "cosine of the pair's embeddings", "cosine", nullable=False),
+        *witness_fields(),
         describe_field(
             "cluster_weight",
             pa.int64(),

@@ -21,6 +21,7 @@ from mmcsal_core.storage import FileRecord, Store, hash_bytes
 from mmcsal_core.validation_embeddings import EmbeddingInspector
 from mmcsal_core.validation_evaluation import EvaluationInspector, find_stale_inputs
 from mmcsal_core.validation_selection import find_selection_problems
+from mmcsal_core.validation_suspicion import find_suspicion_problems
 
 STAGES = {
     "pairs": "ingest",
@@ -144,6 +145,9 @@ def _check_artifact(artifact: Artifact, manifest: Manifest) -> Iterator[Check]:
         )
     elif inspector is not None:
         yield _conclude(f"{name}: scores", inspector.find_problems(), f"{num_rows} scores, as the contract says")
+    if name == "neighbors":
+        problems = find_suspicion_problems(artifact, manifest)
+        yield _conclude(f"{name}: suspicion", problems, f"{manifest.pairs_out} pairs ranked, sorted by id")
 
 
 def _ignore(_: pa.Table) -> None:

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmcsal_core.schema import COST_COLUMN, PAIR_ID, prototype_column, selection_schema
+from mmcsal_core.validation_suspicion import find_witness_problems
 
 SCHEMA_KEYS = ("run_id", "seed", "encoder_sha256", "config_sha256", "code_version", "schema_version")
 """Schema metadata that a selection carries."""
@@ -30,6 +31,7 @@ def find_selection_problems(table: pa.Table, num_pool: int | None) -> list[str]:
     if problems:
         return problems
     problems = _find_rank_problems(table) + _find_gain_problems(table) + _find_nearest_problems(table)
+    problems += find_witness_problems(table)
     total = pc.sum(table["cluster_weight"]).as_py()
     if num_pool is not None and total != num_pool:
         problems.append(f"cluster_weight adds up to {total}, the pool has {num_pool} pairs")

@@ -40,8 +40,8 @@ class CoresetConfig(SelectionConfig):
     )
     where: str | None = Field(
         None,
-        description="condition in SQL on metadata columns, alignment and prototype_<modality>; pairs for which it is "
-        "not true leave the pool; labelled pairs stay",
+        description="condition in SQL on metadata columns, alignment, out_of_fold_alignment, consistency, suspicion "
+        "and prototype_<modality>; pairs for which it is not true leave the pool; labelled pairs stay",
     )
     quotas: QuotaConfig = Field(QuotaConfig(), description="how many picks each value of a metadata column gets")
     stratum_column: str | None = Field(

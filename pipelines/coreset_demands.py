@@ -11,7 +11,7 @@ from mmcsal_core.artifacts import Artifact
 from mmcsal_core.errors import ConfigError, GateError
 from mmcsal_core.neighbors.sorted_tables import read_schema
 from mmcsal_core.neighbors.vectors import Rows
-from mmcsal_core.schema import PAIR_ID, embedding_schema
+from mmcsal_core.schema import PAIR_ID, embedding_schema, witness_fields
 from mmcsal_core.selection.constraints.cost_budget import read_costs
 from mmcsal_core.selection.constraints.demands import Demands
 from mmcsal_core.selection.constraints.metadata_filter import match_rows
@@ -134,6 +134,7 @@ def check_condition(config: CoresetConfig, pairs: pa.Schema, modalities: Sequenc
     """
     if config.where is not None:
         facts = [field for field in embedding_schema(modalities, 1) if not pa.types.is_fixed_size_list(field.type)]
+        facts += witness_fields()
         match_rows(pa.schema([*facts, *list_carried(pairs, modalities)]).empty_table(), config.where)
 
 

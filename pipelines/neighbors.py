@@ -1,11 +1,12 @@
-"""The neighbors stage: embeddings/ and features/ in, indexes/ and neighbors/ out: FAISS indexes, and k-NN edges.
+"""The neighbors stage: embeddings/, features/ and encoder/ in, indexes/ and neighbors/ out.
 
 A space is a set of unit vectors, one a pair: every modality's embeddings, and every backbone's features reduced to
 their principal components. Indexes are built first, in the driver, over rows sorted by pair_id, and published with the
 reduced features as an artifact of their own. Then actors search them shard by shard: from every modality into every
 modality, and in each backbone's own space. Queries are searched in chunks of `CHUNK_ROWS` sorted rows, so an edge does
-not depend on how chunks make up shards. One index over the whole pool was chosen over one a shard, whose lists would
-have to be merged; every actor therefore holds all vectors in memory.
+not depend on how chunks make up shards. What its edges say of a pair's halves lies beside each shard until the driver
+ranks all pairs by it, in `suspicion.parquet`. One index over the whole pool was chosen over one a shard, whose lists
+would have to be merged; every actor therefore holds all vectors in memory.
 """
 
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ from mmcsal_core.neighbors.index import (
 )
 from mmcsal_core.neighbors.sorted_tables import read_schema, read_sorted
 from mmcsal_core.neighbors.stored_spaces import read_backbone_spaces, read_features, tabulate_backbone_space
+from mmcsal_core.neighbors.stored_suspicion import join_witnesses, publish_suspicion, write_witnesses
+from mmcsal_core.neighbors.suspicion import Witnesses, measure_witnesses
 from mmcsal_core.neighbors.vectors import Rows, Vectors
 from mmcsal_core.schema import PAIR_ID, backbone_space, embedding_column, neighbor_schema, relation_name
 from mmcsal_core.vector_columns import stack_vectors
@@ -66,7 +69,8 @@ class NeighborWorker:
         faiss.omp_set_num_threads(num_threads)
         modalities = list_modalities(read_schema(embeddings))
         table = read_sorted(embeddings, [embedding_column(name) for name in modalities])
-        self._vectors = {name: stack_vectors(table, embedding_column(name)) for name in modalities}
+        self._embeddings = {name: stack_vectors(table, embedding_column(name)) for name in modalities}
+        self._vectors = dict(self._embeddings)
         self._vectors |= {backbone_space(name): x for name, x in read_backbone_spaces(indexes).items()}
         self._indexes = {name: decode_index(indexes.store.read_bytes(name_index(name))) for name in self._vectors}
         self._ids = indexes.store.read_table(INDEX_IDS)[PAIR_ID].combine_chunks()
@@ -74,18 +78,22 @@ class NeighborWorker:
         self._out, self._plan, self._num_neighbors = out, plan, num_neighbors
 
     def run_shard(self, shard: ShardRange) -> None:
-        """Find and publish the edges of a range of sorted pairs."""
+        """Find and publish the edges of a range of sorted pairs, and what they say of each pair."""
         starts = range(shard.start, shard.stop, CHUNK_ROWS)
-        tables = [self._search_chunk(start, min(start + CHUNK_ROWS, shard.stop)) for start in starts]
-        self._out.commit_shard(self._plan, shard, pa.concat_tables(tables), pairs_out=shard.stop - shard.start)
+        chunks = [self._search_chunk(start, min(start + CHUNK_ROWS, shard.stop)) for start in starts]
+        write_witnesses(self._out, self._plan, shard, join_witnesses([witnesses for _, witnesses in chunks]))
+        edges = pa.concat_tables([table for table, _ in chunks])
+        self._out.commit_shard(self._plan, shard, edges, pairs_out=shard.stop - shard.start)
 
-    def _search_chunk(self, start: int, stop: int) -> pa.Table:
+    def _search_chunk(self, start: int, stop: int) -> tuple[pa.Table, Witnesses]:
         own_rows = np.arange(start, stop, dtype=np.int64)
-        tables = []
+        tables, neighbors = [], {}
         for query, target in self._relations:
             found = search_index(self._indexes[target], self._vectors[query][start:stop], own_rows, self._num_neighbors)
-            tables.append(tabulate_edges(self._ids, own_rows, relation_name(query, target), found))
-        return pa.concat_tables(tables)
+            name = relation_name(query, target)
+            neighbors[name] = found[0]
+            tables.append(tabulate_edges(self._ids, own_rows, name, found))
+        return pa.concat_tables(tables), measure_witnesses(self._embeddings, neighbors, start)
 
 
 def list_relations(modalities: Sequence[str], spaces: Sequence[str]) -> list[tuple[str, str]]:
@@ -128,13 +136,20 @@ def list_modalities(schema: pa.Schema) -> list[str]:
 
 
 def find_neighbors(
-    *, embeddings: Artifact, features: Artifact, indexes: Artifact, config: NeighborConfig, run: StageRun
+    *,
+    embeddings: Artifact,
+    features: Artifact,
+    encoder: Artifact,
+    indexes: Artifact,
+    config: NeighborConfig,
+    run: StageRun,
 ) -> Manifest:
-    """Index every space and publish each pair's nearest neighbours in every relation.
+    """Index every space, publish each pair's nearest neighbours in every relation, and rank pairs by suspicion.
 
     Args:
         embeddings: finished.
         features: finished, of the same pairs.
+        encoder: finished, what made the embeddings; its out-of-fold cosines bear witness where there are some.
         indexes: published first, under the same fingerprint.
         config: kind of index, number of neighbours, size of the backbones' spaces.
         run: where to publish neighbors/, on what machines.
@@ -152,8 +167,9 @@ def find_neighbors(
         "num_threads": max(1, int(run.resources.cpus_per_actor)),
     }
     run_shards(run.out.missing_shards(plan), NeighborWorker, arguments, run)
+    files = [publish_suspicion(run.out, plan, indexes.store.read_table(INDEX_IDS)[PAIR_ID], encoder)]
     properties = {"pool": num_pairs, "num_neighbors": min(config.num_neighbors, num_pairs - 1)}
-    return run.finish(plan, properties=properties)
+    return run.finish(plan, files=files, properties=properties)
 
 
 def publish_indexes(

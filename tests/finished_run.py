@@ -13,6 +13,7 @@ from PIL import Image
 from mmcsal_core.artifacts import Artifact, ShardRange, plan_ranges
 from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
 from mmcsal_core.schema import (
+    SUSPICION_FILE,
     describe_field,
     embedding_schema,
     feature_schema,
@@ -20,6 +21,8 @@ from mmcsal_core.schema import (
     reject_schema,
     relation_name,
     selection_schema,
+    suspicion_schema,
+    witness_fields,
 )
 from mmcsal_core.selection import select_coreset
 from mmcsal_core.storage import Store
@@ -174,7 +177,16 @@ def _publish_neighbors(run: Store, ids: list[str]) -> None:
         ]
         table = pa.Table.from_pylist(edges, schema=neighbor_schema())
         artifact.commit_shard(plan, shard, table, pairs_out=shard.stop - shard.start)
-    artifact.finish(plan)
+    files = [artifact.store.write_table(SUSPICION_FILE, make_suspicion(ids))]
+    artifact.finish(plan, files=files)
+
+
+def make_suspicion(ids: list[str]) -> pa.Table:
+    """Return a made-up suspicion of each pair."""
+    ranks = np.random.default_rng(5).permutation(len(ids)) / (len(ids) - 1)
+    columns = [ids, 0.5 - ranks, 1 - ranks, ranks]
+    schema = suspicion_schema()
+    return pa.table([pa.array(v, field.type) for v, field in zip(columns, schema, strict=True)], schema=schema)
 
 
 def _publish_selection(
@@ -200,6 +212,7 @@ def make_selection(
     distances = np.sqrt(np.maximum(0, 2 - 2 * joint @ joint.T))
     nearest = [None, *(int(distances[rank, :rank].argmin()) for rank in range(1, BUDGET))]
     ids = taken["pair_id"].to_pylist()
+    told = make_suspicion(pairs["pair_id"].to_pylist()).take(pa.array(chosen.indices))
     carried = [taken.schema.field(name) for name in ("image_uri", "text", "group", "mood")]
     columns = {
         **{field.name: taken[field.name].to_pylist() for field in carried},
@@ -211,6 +224,7 @@ def make_selection(
         "diversity_term": chosen.diversity_terms,
         "alignment_term": chosen.alignment_terms,
         "alignment": alignment[chosen.indices],
+        **{field.name: told[field.name].to_pylist() for field in witness_fields()},
         "cluster_weight": chosen.weights,
         "nearest_selected_id": [None if place is None else ids[place] for place in nearest],
         "nearest_selected_distance": [

@@ -11,10 +11,16 @@ if TYPE_CHECKING:
     from mmcsal_core.selection.config import SelectionConfig
     from mmcsal_core.selection.coreset import Coreset
     from mmcsal_core.selection.strategies import select_coreset
+    from mmcsal_core.selection.suspected_pairs import measure_suspicion
 
-__all__ = ["Coreset", "SelectionConfig", "select_coreset"]
+__all__ = ["Coreset", "SelectionConfig", "measure_suspicion", "select_coreset"]
 
-_HOMES = {"Coreset": "coreset", "SelectionConfig": "config", "select_coreset": "strategies"}
+_HOMES = {
+    "Coreset": "coreset",
+    "SelectionConfig": "config",
+    "measure_suspicion": "suspected_pairs",
+    "select_coreset": "strategies",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """The pair kernel of a pool on its k-nearest-neighbour graph, and how far each pair is suspected of being mispaired.
 
-Neighbours are those stored by an earlier stage where there are any, and searched here else. Those in the backbones' own
-spaces join the graph and witness a pair's consistency, since no encoder learned them.
+Neighbours are those stored by an earlier stage where there are any, and searched here else; so is the suspicion. Those
+in the backbones' own spaces join the graph, since they keep what the projection drops.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from mmcsal_core.neighbors.backbone_space import reduce_features
 from mmcsal_core.neighbors.graph import build_graph
 from mmcsal_core.neighbors.index import find_rows
 from mmcsal_core.neighbors.relations import Relation, list_backbone_relations, list_shared_relations, weigh_relations
-from mmcsal_core.neighbors.suspicion import measure_alignment, measure_consistency, score_suspicion
+from mmcsal_core.neighbors.suspicion import measure_witnesses, score_suspicion, weigh_suspicion
 from mmcsal_core.neighbors.vectors import Floats, Rows, Vectors
 from mmcsal_core.neighbors.whole_kernel import Whole
 from mmcsal_core.schema import relation_name
@@ -29,7 +29,7 @@ class PairGraph:
 
     Args:
         kernel: (N, N) int32 multiples of 2^-30, sparse, symmetric, the diagonal stored.
-        suspicion: (N,) in [0, 1].
+        suspicion: (N,) in [0, 1], 0 but for the most suspicious pairs.
         floor: (N,) int32, the kernel value beyond which a row's neighbours are not known.
     """
 
@@ -50,9 +50,10 @@ def build_pair_graph(pool: Pool, config: SelectionConfig, seed: int) -> PairGrap
     relations = weigh_relations(list_shared_relations(pool.embeddings, config.kernel) + backbones, pool.weights)
     neighbors = find_neighbors(pool, backbones, config)
     kernel = build_graph(relations, neighbors.values(), config.kernel, seed)
-    witnesses = [relation.name for relation in backbones] if len(backbones) > 1 else list(pool.embeddings)
-    consistency = measure_consistency([neighbors[relation_name(name, name)] for name in witnesses])
-    suspicion = score_suspicion(measure_alignment(pool.embeddings), consistency, config.suspicious_fraction)
+    scores = pool.suspicion
+    if scores is None:
+        scores = score_suspicion(measure_witnesses(pool.embeddings, neighbors))
+    suspicion = weigh_suspicion(scores, config.suspicious_fraction)
     num_neighbors = max(rows.shape[1] for rows in neighbors.values())
     return PairGraph(kernel, suspicion, find_horizon(kernel, num_neighbors, config.kernel.horizon))
 

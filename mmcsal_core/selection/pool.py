@@ -1,4 +1,4 @@
-"""The pool that a strategy chooses from: checked unit vectors, optional backbone features, optional stored neighbours.
+"""The pool that a strategy chooses from: checked unit vectors, and what is known of them besides.
 
 Rows are in the order of pair_id, so that "lowest row" breaks ties as "lowest pair_id" would. The distance between two
 pairs is the root mean square over modalities, weighted where weights are given, of the distance between unit vectors:
@@ -27,6 +27,8 @@ class Pool:
         spaces: (N, dim_m) float32 of unit length by modality, the backbones' own spaces where they are stored; None to
             make them from the features when needed.
         weights: above 0, mean 1, by modality, of what a modality counts; empty where all count the same.
+        suspicion: (N,) how far each pair is suspected of being mispaired, where that is known; only its order counts.
+            None to find it from embeddings and neighbours when needed.
     """
 
     embeddings: Mapping[str, Vectors]
@@ -34,6 +36,7 @@ class Pool:
     neighbors: Mapping[str, Rows] | None = None
     spaces: Mapping[str, Vectors] | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
+    suspicion: npt.NDArray[np.floating] | None = None
 
     @property
     def num_pairs(self) -> int:
@@ -76,6 +79,7 @@ def make_pool(
     neighbors: Mapping[str, Rows] | None = None,
     spaces: Mapping[str, Vectors] | None = None,
     weights: Mapping[str, float] | None = None,
+    suspicion: npt.NDArray[np.floating] | None = None,
 ) -> Pool:
     """Check the vectors and scale the embeddings to unit length.
 
@@ -85,6 +89,7 @@ def make_pool(
         neighbors: (N, K) rows by relation name, -1 where there is none.
         spaces: (N, dim_m) by modality, from `reduce_features`.
         weights: of what a modality counts, by modality; 1 where none is given, and 0 leaves the modality out.
+        suspicion: (N,) of being mispaired; it is dropped with a modality, since it speaks of that one too.
 
     Raises:
         ConfigError: a weight is below 0 or of no modality, or all are 0.
@@ -94,11 +99,34 @@ def make_pool(
         raise DataError("a pool needs embeddings of at least one modality, got none; pass e.g. {'image': array}")
     units, given = scale_to_unit(embeddings), dict(features or {})
     check_matrices(given, "feature")
-    pool = _weigh_modalities(Pool(units, given, neighbors, spaces), weights or {})
+    pool = _weigh_modalities(Pool(units, given, neighbors, spaces, suspicion=suspicion), weights or {})
     lengths = {len(x) for x in given.values()} - {pool.num_pairs}
     if lengths:
         raise DataError(f"features and embeddings must be of the same pairs, got {lengths} and {pool.num_pairs} rows")
+    if suspicion is not None:
+        check_scores(suspicion, pool.num_pairs, "suspicion")
     return pool
+
+
+def check_scores(scores: npt.NDArray[np.floating], num_pairs: int, kind: str) -> None:
+    """Refuse scores that are not one finite number a pair.
+
+    Args:
+        scores: of the pairs of a pool.
+        num_pairs: N.
+        kind: what they are, for the message, e.g. `suspicion`.
+
+    Raises:
+        DataError: a rule is broken; the message names the row.
+    """
+    if scores.shape != (num_pairs,):
+        raise DataError(f"{kind} is one number a pair, ({num_pairs},), got {scores.shape}; give that of the same pairs")
+    wrong = np.flatnonzero(~np.isfinite(scores))
+    if len(wrong):
+        raise DataError(
+            f"{kind} must be finite, but row {wrong[0]} has {scores[wrong[0]]} ({len(wrong)} such rows); "
+            "measure it again, or leave it out"
+        )
 
 
 def _weigh_modalities(pool: Pool, weights: Mapping[str, float]) -> Pool:
@@ -122,4 +150,5 @@ def _weigh_modalities(pool: Pool, weights: Mapping[str, float]) -> Pool:
         pool.neighbors,
         None if pool.spaces is None else keep(pool.spaces),
         {name: weight * len(kept) / total for name, weight in kept.items()},
+        pool.suspicion if len(kept) == len(given) else None,
     )

@@ -22,7 +22,8 @@ def restrict_pool(pool: Pool, config: SelectionConfig) -> Pool:
 
     Returns:
         A pool of the same rows. For `features` it has the single modality of that name: the backbones' own spaces side
-        by side, each of unit length and of its modality's weight.
+        by side, each of unit length and of its modality's weight. A single modality cannot be mispaired, so a pool of
+        one has no suspicion.
 
     Raises:
         ConfigError: there is no such modality, or no features.
@@ -50,6 +51,7 @@ def _keep_modality(pool: Pool, name: str) -> Pool:
         else {key: pool.neighbors[key] for key in own if key in pool.neighbors},
         spaces=None if pool.spaces is None else {key: x for key, x in pool.spaces.items() if key == name},
         weights={},
+        suspicion=None,
     )
 
 

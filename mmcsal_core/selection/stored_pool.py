@@ -12,6 +12,7 @@ from mmcsal_core.errors import ArtifactError
 from mmcsal_core.neighbors.index import NO_NEIGHBOR
 from mmcsal_core.neighbors.sorted_tables import locate_ids, read_sorted
 from mmcsal_core.neighbors.stored_spaces import read_backbone_spaces
+from mmcsal_core.neighbors.stored_suspicion import read_suspicion
 from mmcsal_core.neighbors.vectors import Rows
 from mmcsal_core.schema import (
     ALIGNMENT,
@@ -19,8 +20,10 @@ from mmcsal_core.schema import (
     NEIGHBOR_RANK,
     PAIR_ID,
     RELATION,
+    SUSPICION,
     embedding_column,
     prototype_column,
+    witness_fields,
 )
 from mmcsal_core.selection.config import SelectionConfig
 from mmcsal_core.selection.pool import Pool, make_pool
@@ -48,7 +51,7 @@ class StoredPool:
 
     Args:
         pool: N pairs in the order of pair_id.
-        facts: pair_id, alignment and prototype numbers, one row a pair, in the same order.
+        facts: pair_id, alignment, prototype numbers and `schema.witness_fields`, one row a pair, in the same order.
     """
 
     pool: Pool
@@ -74,12 +77,13 @@ class StoredPool:
             features=take(pool.features),
             neighbors=None if pool.neighbors is None else restrict_neighbors(pool.neighbors, rows),
             spaces=None if pool.spaces is None else take(pool.spaces),
+            suspicion=None if pool.suspicion is None else pool.suspicion[rows],
         )
         return StoredPool(kept, self.facts.take(pa.array(rows)))
 
 
 def read_pool(inputs: PoolArtifacts, modalities: Sequence[str], config: SelectionConfig) -> StoredPool:
-    """Read what the configured strategy needs: all the embeddings, `mmcsal` the backbones' spaces and neighbours too.
+    """Read what the configured strategy needs: embeddings always, for `mmcsal` backbones' spaces and neighbours too.
 
     The backbones' spaces are read as well where the configured space is made of them.
 
@@ -91,13 +95,17 @@ def read_pool(inputs: PoolArtifacts, modalities: Sequence[str], config: Selectio
     table = read_sorted(inputs.embeddings, [ALIGNMENT, *map(prototype_column, modalities), *vectors])
     embeddings = {name: stack_vectors(table, embedding_column(name)) for name in modalities}
     facts, ids = table.drop_columns(vectors), table[PAIR_ID]
+    told = read_suspicion(inputs.neighbors, ids)
+    for field in witness_fields():
+        facts = facts.append_column(field, told[field.name])
     is_kernel = config.strategy == "mmcsal"
     needs_spaces = config.space == FEATURES or (is_kernel and config.kernel.backbone_weight > 0)
     spaces = read_backbone_spaces(inputs.indexes) if needs_spaces else {}
     if not is_kernel:
         return StoredPool(make_pool(embeddings, spaces=spaces, weights=config.modality_weights), facts)
     neighbors = read_neighbors(inputs.neighbors, ids)
-    return StoredPool(make_pool(embeddings, {}, neighbors, spaces, config.modality_weights), facts)
+    suspicion = told[SUSPICION].to_numpy()
+    return StoredPool(make_pool(embeddings, {}, neighbors, spaces, config.modality_weights, suspicion), facts)
 
 
 def restrict_neighbors(neighbors: Mapping[str, Rows], rows: Rows) -> dict[str, Rows] | None:

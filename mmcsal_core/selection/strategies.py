@@ -46,11 +46,12 @@ SELECTORS: dict[Strategy, Selector] = {
 }
 
 
-def select_coreset(
+def select_coreset(  # noqa: PLR0913  the door: each argument is data or a frequent choice
     embeddings: Mapping[str, npt.NDArray[np.floating]],
     budget: int | None,
     *,
     features: Mapping[str, npt.NDArray[np.floating]] | None = None,
+    suspicion: npt.NDArray[np.floating] | None = None,
     strategy: Strategy | None = None,
     labelled: Sequence[int] | Rows | None = None,
     seed: int = 0,
@@ -62,6 +63,8 @@ def select_coreset(
         embeddings: (N, dim) by modality, in the shared space; rows are scaled to unit length.
         budget: rows to pick; None where `min_gain` or `min_distance` ends the selection.
         features: (N, dim_m) by modality, the backbones' own features, where there are any.
+        suspicion: (N,) of each pair's being mispaired, from `measure_suspicion`, where out-of-fold cosines are known;
+            only its order counts. By default `mmcsal` finds it from embeddings and features.
         strategy: overrides the configured one, which is `mmcsal` by default.
         labelled: rows that are labelled already: they count as picked and are not returned.
         seed: of everything random.
@@ -74,7 +77,7 @@ def select_coreset(
     Raises:
         GateError: no row may be picked.
         ConfigError: the budget does not fit the pool, or the strategy cannot do what is asked.
-        DataError: a vector is NaN, infinite or zero; the message names its row.
+        DataError: a vector is NaN, infinite or zero, or suspicion does not fit; the message names its row.
     """
     chosen = config or SelectionConfig()
     if strategy is not None:
@@ -83,7 +86,7 @@ def select_coreset(
         raise ConfigError("a selection needs an end, got none; give a budget, min_gain or min_distance")
     if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int | np.integer)):
         raise ConfigError(f"the budget is a whole number of rows, got {budget!r}; write e.g. int({budget})")
-    pool = make_pool(embeddings, features, weights=chosen.modality_weights)
+    pool = make_pool(embeddings, features, weights=chosen.modality_weights, suspicion=suspicion)
     rows = NO_ROWS if labelled is None else _read_labelled(labelled)
     _check_labelled(pool, rows)
     settled = settle_demands(pool, rows, chosen, Demands(budget))

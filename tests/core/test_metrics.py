@@ -104,6 +104,20 @@ def test_cluster_agreement_is_one_for_equal_and_low_for_unrelated_modalities() -
     assert metrics.measure_cluster_agreement(a, b, seed=0) < 0.5
 
 
+def test_suspicion_auc_counts_the_pairs_of_pairs_in_the_right_order() -> None:
+    rng = np.random.default_rng(0)
+    is_mispaired, suspicion = rng.random(50) < 0.3, rng.integers(0, 6, 50) / 5
+    wrong, right = suspicion[is_mispaired][:, None], suspicion[~is_mispaired]
+    expected = np.mean((wrong > right) + 0.5 * (wrong == right))
+    assert metrics.measure_suspicion_auc(suspicion, is_mispaired) == pytest.approx(expected)
+    assert metrics.measure_suspicion_auc(-suspicion, is_mispaired) == pytest.approx(1 - expected)
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_suspicion_auc_of_one_kind_of_pairs_is_unknown(share: int) -> None:
+    assert metrics.measure_suspicion_auc(np.arange(4.0), np.full(4, share, dtype=bool)) is None
+
+
 def test_diagnoses_are_json_and_equal_for_equal_seeds() -> None:
     embeddings = {**make_embeddings(), "audio": make_units(60, 9)}
     found = metrics.diagnose_embeddings(embeddings, seed=4)

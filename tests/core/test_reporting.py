@@ -36,7 +36,15 @@ from mmcsal_core.reporting.numbers import (
 )
 from mmcsal_core.reporting.page import MINUS, NOT_MEASURED, format_number, list_measures, render_page
 from mmcsal_core.reporting.plots import INK, plot_coverage, plot_losses
-from mmcsal_core.schema import embedding_schema, feature_schema, neighbor_schema, reject_schema, selection_schema
+from mmcsal_core.schema import (
+    embedding_schema,
+    feature_schema,
+    neighbor_schema,
+    out_of_fold_schema,
+    reject_schema,
+    selection_schema,
+    suspicion_schema,
+)
 from mmcsal_core.storage import Store
 from tests.finished_run import BUDGET, MODALITIES, NUM_PAIRS, encode_png, make_metrics, make_run, make_vectors
 
@@ -273,6 +281,7 @@ def test_page_asks_for_nothing_and_holds_no_script(inputs: ReportInputs) -> None
 def test_the_data_dictionary_names_every_column_and_key(inputs: ReportInputs) -> None:
     page = (Path(__file__).parents[2] / "docs" / "outputs.md").read_text()
     schemas = [reject_schema(), neighbor_schema(), selection_schema(["<m>"], []), embedding_schema(["<m>"], 2)]
+    schemas += [out_of_fold_schema(), suspicion_schema()]
     numbers = collect_numbers(inputs, list(MODALITIES), SETTINGS)
     names = [name for schema in [*schemas, feature_schema({"<m>": 2})] for name in schema.names]
     names += [*numbers, *numbers["selection"], *numbers["coverage"], *numbers["metadata"][0], *numbers["stages"][0]]

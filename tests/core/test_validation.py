@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from mmcsal_core.artifacts import MANIFEST, SUCCESS, Artifact, Manifest, ShardRecord
+from mmcsal_core.schema import SUSPICION_FILE
 from mmcsal_core.storage import Store
 from mmcsal_core.validation import STAGES, validate_run
 from tests.finished_run import make_run
@@ -175,7 +176,30 @@ SELECTION_DAMAGE: list[tuple[str, list[object] | None, str]] = [
     ("nearest_selected_id", [None, *["pair-9999"] * 23], "not an earlier pick at rank 1"),
     ("nearest_selected_id", ["pair-0000"] * 24, "rank 0 has no earlier pick"),
     ("nearest_selected_distance", [None, *[3.0] * 23], "not in 0 to 2 at rank 1"),
+    ("suspicion", [1.5] * 24, "suspicion holds values that are not in 0 to 1"),
+    ("out_of_fold_alignment", [None, *[-2.0] * 23], "out_of_fold_alignment holds values that are not in -1 to 1"),
 ]
+
+SUSPICION_DAMAGE: list[tuple[Callable[[pa.Table], pa.Table], str]] = [
+    (lambda table: table.slice(1), "speaks of 299 pairs, not of 300"),
+    (lambda table: table.take(pa.array([1, 0, *range(2, 300)])), "not sorted by pair_id"),
+    (lambda table: table.drop_columns(["consistency"]), "columns of suspicion.parquet are"),
+    (lambda table: replace_column(table, "suspicion", [float("nan")] * 300), "suspicion holds values"),
+    (lambda table: replace_column(table, "consistency", [-0.1] * 300), "consistency holds values"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), SUSPICION_DAMAGE)
+def test_damaged_suspicion_fails(run: Store, change: Callable[[pa.Table], pa.Table], message: str) -> None:
+    store = run.child("neighbors")
+    record = store.write_table(SUSPICION_FILE, change(store.read_table(SUSPICION_FILE)))
+    rewrite_manifest(run, "neighbors", files=(record,))
+    assert message in list_failed(run)["neighbors: suspicion"]
+
+
+def test_suspicion_that_is_not_there_fails(run: Store) -> None:
+    rewrite_manifest(run, "neighbors", files=())
+    assert "not in the manifest; run the stage 'neighbors' again" in list_failed(run)["neighbors: suspicion"]
 
 
 @pytest.mark.parametrize(("column", "values", "message"), SELECTION_DAMAGE)

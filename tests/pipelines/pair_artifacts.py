@@ -1,5 +1,6 @@
 """Finished artifacts of a made pool, for the stages that come after them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import pyarrow as pa
 from mmcsal_core.artifacts import Artifact, Manifest, plan_ranges
 from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
 from mmcsal_core.neighbors import NeighborConfig
+from mmcsal_core.neighbors.stored_suspicion import publish_suspicion
+from mmcsal_core.neighbors.suspicion import measure_alignment
 from mmcsal_core.neighbors.vectors import Rows, Vectors
 from mmcsal_core.schema import (
     ALIGNMENT,
+    OUT_OF_FOLD_FILE,
     PAIR_ID,
     ROW,
     SOURCE,
@@ -21,6 +25,7 @@ from mmcsal_core.schema import (
     embedding_schema,
     feature_column,
     feature_schema,
+    out_of_fold_schema,
     prototype_column,
     uri_column,
 )
@@ -46,9 +51,12 @@ class PairArtifacts:
     run: Store
     pairs: Artifact
     features: Artifact
+    encoder: Artifact
     embeddings: Artifact
     pool: ClusteredPool
     ids: list[str]
+    unseen: Vectors
+    """Out-of-fold cosines."""
 
     def locate(self) -> PoolArtifacts:
         """Return what a selection reads."""
@@ -65,7 +73,22 @@ def write_pair_artifacts(run: Store, num_pairs: int) -> PairArtifacts:
     publish(pairs, tabulate_pairs(ids, pool, order))
     publish(features, tabulate_features(ids, pool, order))
     publish(embeddings, tabulate_embeddings(ids, pool, order))
-    return PairArtifacts(run, pairs, features, embeddings, pool, ids)
+    encoder, unseen = Artifact(run, "encoder", "train"), make_unseen(pool)
+    publish_out_of_fold(encoder, ids, unseen)
+    return PairArtifacts(run, pairs, features, encoder, embeddings, pool, ids, unseen)
+
+
+def make_unseen(pool: ClusteredPool) -> Vectors:
+    """Return cosines that differ from those of the embeddings, (N,)."""
+    cosines = measure_alignment(pool.embeddings)
+    return (cosines - np.random.default_rng(4).uniform(0, 0.5, len(cosines))).astype(np.float32)
+
+
+def publish_out_of_fold(encoder: Artifact, ids: Sequence[str], unseen: Vectors) -> None:
+    """Publish an encoder of which only the out-of-fold cosines are there, in the order of the ids."""
+    table = pa.table([pa.array(ids), pa.array(unseen)], schema=out_of_fold_schema())
+    plan = encoder.begin("f-encoder", list)
+    encoder.finish(plan, files=[encoder.store.write_table(OUT_OF_FOLD_FILE, table)], num_pairs=len(ids))
 
 
 def publish_neighbors(made: PairArtifacts, num_neighbors: int, rows_per_shard: int) -> PoolArtifacts:
@@ -84,7 +107,8 @@ def publish_neighbors(made: PairArtifacts, num_neighbors: int, rows_per_shard: i
     )
     for shard in plan.shards:
         worker.run_shard(shard)
-    neighbors.finish(plan, properties={"pool": num_pairs, "num_neighbors": num_neighbors})
+    files = [publish_suspicion(neighbors, plan, pa.chunked_array([made.ids]), made.encoder)]
+    neighbors.finish(plan, files=files, properties={"pool": num_pairs, "num_neighbors": num_neighbors})
     return inputs
 
 

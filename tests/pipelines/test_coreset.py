@@ -15,7 +15,7 @@ from mmcsal_core.artifacts import Artifact, Manifest
 from mmcsal_core.errors import ArtifactError, ConfigError, DataError, GateError
 from mmcsal_core.neighbors import KernelConfig
 from mmcsal_core.schema import PAIR_ID, selection_schema
-from mmcsal_core.selection import select_coreset
+from mmcsal_core.selection import measure_suspicion, select_coreset
 from mmcsal_core.selection.stored_pool import PoolArtifacts
 from mmcsal_core.storage import Store
 from pipelines.coreset import STAGE, CoresetConfig, rank_pairs
@@ -76,6 +76,8 @@ def test_the_selection_keeps_its_contract(selection: tuple[Artifact, Manifest], 
 def test_every_row_says_what_the_artifacts_say_of_its_pair(
     selection: tuple[Artifact, Manifest], made: PairArtifacts
 ) -> None:
+    z, x = made.pool.embeddings, made.pool.features
+    suspicion = measure_suspicion(z, features=x, out_of_fold_alignment=made.unseen)
     for pick in selection[0].read_table().to_pylist():
         name, row = pick["pair_id"], made.ids.index(pick["pair_id"])
         assert pick["text"] == f"a picture of {name}"
@@ -84,6 +86,8 @@ def test_every_row_says_what_the_artifacts_say_of_its_pair(
         assert pick["stratum"] == str(pick["category"])
         cosine = made.pool.embeddings["image"][row] @ made.pool.embeddings["text"][row]
         assert pick["alignment"] == pytest.approx(cosine, abs=1e-6)
+        assert pick["out_of_fold_alignment"] == made.unseen[row]
+        assert pick["suspicion"] == suspicion[row]
         terms = pick["coverage_term"] + pick["diversity_term"] + pick["alignment_term"]
         assert pick["gain"] == pytest.approx(terms, abs=1e-6)
 
@@ -106,7 +110,9 @@ def test_the_stage_picks_what_the_in_process_door_picks(
     selection: tuple[Artifact, Manifest], made: PairArtifacts
 ) -> None:
     config = CoresetConfig(budget=BUDGET, kernel=KERNEL)
-    coreset = select_coreset(made.pool.embeddings, BUDGET, features=made.pool.features, seed=7, config=config)
+    z, x = made.pool.embeddings, made.pool.features
+    suspicion = measure_suspicion(z, features=x, out_of_fold_alignment=made.unseen)
+    coreset = select_coreset(z, BUDGET, features=x, suspicion=suspicion, seed=7, config=config)
     table = selection[0].read_table()
     assert table[PAIR_ID].to_pylist() == [made.ids[row] for row in coreset.indices]
     np.testing.assert_allclose(table["gain"].to_numpy(), coreset.gains, rtol=1e-4, atol=1e-8)

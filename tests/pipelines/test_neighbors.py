@@ -1,6 +1,8 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
@@ -10,11 +12,14 @@ from mmcsal_core.neighbors import NeighborConfig
 from mmcsal_core.neighbors.backbone_space import reduce_features
 from mmcsal_core.neighbors.index import decode_index, find_rows
 from mmcsal_core.neighbors.stored_spaces import read_backbone_spaces
-from mmcsal_core.schema import PAIR_ID, backbone_space, neighbor_schema
+from mmcsal_core.neighbors.stored_suspicion import WITNESSES, publish_suspicion, read_suspicion
+from mmcsal_core.neighbors.suspicion import measure_consistency
+from mmcsal_core.schema import PAIR_ID, SUSPICION_FILE, backbone_space, neighbor_schema, suspicion_schema
+from mmcsal_core.selection import SelectionConfig, measure_suspicion
 from mmcsal_core.storage import Store
 from pipelines.neighbors import INDEX_IDS, STAGE, NeighborWorker, find_neighbors, name_index, publish_indexes
 from pipelines.stage_run import Resources, StageProgress, StageRun
-from tests.pipelines.pair_artifacts import PairArtifacts, publish, write_pair_artifacts
+from tests.pipelines.pair_artifacts import PairArtifacts, publish, publish_out_of_fold, write_pair_artifacts
 
 CONFIG = NeighborConfig(num_neighbors=5, backbone_dims=8)
 
@@ -34,7 +39,8 @@ def publish_without_ray(made: PairArtifacts, folder: Path, rows_per_shard: int) 
     )
     for shard in plan.shards:
         worker.run_shard(shard)
-    out.finish(plan)
+    files = [publish_suspicion(out, plan, pa.chunked_array([made.ids]), made.encoder)]
+    out.finish(plan, files=files)
     return out
 
 
@@ -43,6 +49,48 @@ def test_edges_do_not_depend_on_the_number_of_shards(made: PairArtifacts, tmp_pa
     three = publish_without_ray(made, tmp_path / "three", 256)
     assert [len(out.read_manifest().shards) for out in (one, three)] == [1, 3]
     assert one.read_table().equals(three.read_table())
+
+
+def test_suspicion_is_that_of_the_whole_pool_whatever_the_number_of_shards(made: PairArtifacts, tmp_path: Path) -> None:
+    stores = [publish_without_ray(made, tmp_path / name, rows).store for name, rows in (("one", 600), ("three", 256))]
+    table, other = (store.read_table(SUSPICION_FILE) for store in stores)
+    assert table.equals(other)
+    assert table.schema.equals(suspicion_schema(), check_metadata=True)
+    assert table[PAIR_ID].to_pylist() == made.ids
+    np.testing.assert_array_equal(table["out_of_fold_alignment"].to_numpy(), made.unseen)
+    search = SelectionConfig(search=CONFIG)
+    z, x = made.pool.embeddings, made.pool.features
+    expected = measure_suspicion(z, features=x, out_of_fold_alignment=made.unseen, config=search)
+    np.testing.assert_array_equal(table["suspicion"].to_numpy(), expected)
+    reduced = [reduce_features(features, 8) for features in x.values()]
+    consistency = measure_consistency([find_rows(space, space, CONFIG) for space in reduced])
+    np.testing.assert_allclose(table["consistency"].to_numpy(), consistency, atol=1e-6)
+
+
+def test_without_out_of_fold_cosines_those_of_the_encoder_stand_in(made: PairArtifacts, tmp_path: Path) -> None:
+    encoder = Artifact(Store(str(tmp_path)), "encoder", "train")
+    encoder.finish(encoder.begin("f", list))
+    out = publish_without_ray(replace(made, encoder=encoder), tmp_path / "run", 600)
+    table = read_suspicion(out, pa.chunked_array([made.ids[::-1]]))
+    assert table["out_of_fold_alignment"].null_count == 600
+    z, search = made.pool.embeddings, SelectionConfig(search=CONFIG)
+    expected = measure_suspicion(z, features=made.pool.features, config=search)
+    np.testing.assert_array_equal(table["suspicion"].to_numpy(), expected[::-1])
+
+
+def test_suspicion_survives_a_kill_before_the_manifest_and_names_a_pair_that_is_missing(
+    made: PairArtifacts, tmp_path: Path
+) -> None:
+    out, ids = publish_without_ray(made, tmp_path / "run", 600), pa.chunked_array([made.ids])
+    plan = out.begin("f", list)
+    again = publish_suspicion(out, plan, ids, made.encoder)
+    assert [again] == list(out.read_manifest().files)
+    lacking = Artifact(Store(str(tmp_path)), "encoder", "train")
+    publish_out_of_fold(lacking, made.ids[1:], made.unseen[1:])
+    with pytest.raises(ArtifactError, match="'pair-00000'; run the stage 'train' again"):
+        publish_without_ray(replace(made, encoder=lacking), tmp_path / "other", 600)
+    with pytest.raises(ArtifactError, match="has 600 pairs, not 599; run the stage 'neighbors' again"):
+        read_suspicion(out, ids[1:])
 
 
 def test_edges_are_the_nearest_neighbours_of_every_relation(made: PairArtifacts, tmp_path: Path) -> None:
@@ -80,7 +128,12 @@ def test_the_stage_publishes_indexes_and_edges_and_resumes(
     worker.run_shard(ShardRange(index=1, start=256, stop=512))
 
     manifest = find_neighbors(
-        embeddings=made.embeddings, features=made.features, indexes=indexes, config=CONFIG, run=stage_run
+        embeddings=made.embeddings,
+        features=made.features,
+        encoder=made.encoder,
+        indexes=indexes,
+        config=CONFIG,
+        run=stage_run,
     )
 
     assert told[-1] == StageProgress(STAGE, 2, 2)
@@ -88,6 +141,10 @@ def test_the_stage_publishes_indexes_and_edges_and_resumes(
     assert sum(record.num_rows for record in manifest.shards) == 600 * 6 * 5
     assert out.read_table().equals(publish_without_ray(made, tmp_path / "bare", 600).read_table())
     check_indexes(indexes, made, manifest)
+    assert [record.name for record in manifest.files] == [SUSPICION_FILE]
+    bare = read_suspicion(Artifact(Store(str(tmp_path / "bare")), "neighbors", STAGE), pa.chunked_array([made.ids]))
+    assert out.store.read_table(SUSPICION_FILE).equals(bare)
+    assert not out.store.child(WITNESSES).list_files()
 
 
 def check_indexes(indexes: Artifact, made: PairArtifacts, manifest: Manifest) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmcsal_core.selection import SelectionConfig, select_coreset
+from mmcsal_core.selection import SelectionConfig, measure_suspicion, select_coreset
 from mmcsal_core.selection.config import Strategy
 from mmcsal_core.selection.coreset import Request
 from mmcsal_core.selection.engine.eligibility import NO_ROWS
@@ -36,7 +36,9 @@ def test_a_stored_pool_is_selected_from_like_one_in_memory(
     config = SelectionConfig(strategy=strategy, space=space)
     stored = read_pool(inputs, MODALITIES, config).pool
     found = select_from_pool(stored, Request(12, NO_ROWS, 5, config)).indices
-    expected = select_coreset(made.pool.embeddings, 12, features=made.pool.features, seed=5, config=config).indices
+    z, x = made.pool.embeddings, made.pool.features
+    suspicion = measure_suspicion(z, features=x, out_of_fold_alignment=made.unseen)
+    expected = select_coreset(z, 12, features=x, suspicion=suspicion, seed=5, config=config).indices
     np.testing.assert_array_equal(found, expected)
     if strategy == "k_center":
         assert bool(stored.spaces) == (space == "features")
