@@ -15,6 +15,7 @@ from mmcsal_core.encoder.out_of_fold import measure_out_of_fold
 from mmcsal_core.errors import ConfigError, DataError
 from mmcsal_core.neighbors.vectors import Vectors
 from mmcsal_core.selection.config import SelectionConfig
+from mmcsal_core.selection.suspected_pairs import measure_suspicion
 from tests.core.pair_pools import make_clustered_pool
 from tests.evidence.cells import Cell, Protocol, hold_contest, judge_cell, run_cell, split_and_plant
 from tests.evidence.contestants import (
@@ -120,7 +121,7 @@ def test_all_contestants_pick_and_are_scored() -> None:
     )
     names = list(list_contestants())
     few = SMALL.model_copy(update={"budgets_per_class": (2,)})
-    scores = hold_contest(parts, View("made", pool, test), names, few, 0)
+    scores = hold_contest(parts, View("made", pool, test, rng.random(len(pool["text"]), np.float32)), names, few, 0)
     assert [score.contestant for score in scores] == names
     assert {score.per_class for score in scores} == {2}
     for score in scores:
@@ -137,6 +138,10 @@ def test_a_cell_looks_at_every_view_of_its_encoder() -> None:
     views = findings.views
     assert [view.view for view in views] == ["untrained", "untrained, centred"]
     assert views[1].gap.gap < views[0].gap.gap
+    auc = views[0].suspicion_auc
+    assert auc is not None
+    assert 0.5 < auc <= 1  # chance is 0.5
+    assert judge_cell(Cell("made", 0.0, 0, UNTRAINED), SMALL, labelled).views[0].suspicion_auc is None
     for view in views:
         assert [(score.contestant, score.per_class) for score in view.scores] == [(DEFAULT, 1), (DEFAULT, 2)]
     assert judge_cell(Cell("made", 0.2, 0, UNTRAINED), SMALL, labelled) == findings
@@ -146,26 +151,28 @@ def _to_unit(vectors: npt.NDArray[np.floating]) -> Vectors:
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
 
 
-def test_an_encoder_is_fitted_on_the_pool_alone_and_scores_its_pairs_out_of_fold() -> None:
+def test_an_encoder_is_fitted_on_the_pool_alone_and_suspects_pairs_out_of_fold() -> None:
     parts = split_and_plant(_make_set(), 0.2, 0, SMALL)
     pool, test = parts.pool.features, parts.test.features
     plain, centred = fit_views(INFO_NCE, pool, test, 3)
     (untrained,) = (view for view in fit_views(UNTRAINED, pool, test, 3) if view.name == UNTRAINED)
-    assert untrained.out_of_fold is None
     config = list_encoders()[INFO_NCE]
     assert config.lambda_proto == 0
     encoder = fit_encoder(pool, config=config, seed=3)
     for name in pool:
         np.testing.assert_array_equal(plain.pool[name], encoder.embed(pool)[name])
         np.testing.assert_array_equal(plain.test[name], encoder.embed(test)[name])
+    unseen = measure_out_of_fold(pool, config, 3)
+    expected = measure_suspicion(encoder.embed(pool), features=pool, out_of_fold_alignment=unseen)
     for view in (plain, centred):
-        np.testing.assert_array_equal(view.out_of_fold, measure_out_of_fold(pool, config, 3))
+        np.testing.assert_array_equal(view.suspicion, expected)
+    np.testing.assert_array_equal(untrained.suspicion, measure_suspicion(untrained.pool, features=pool))
 
 
 def test_centring_subtracts_the_mean_of_the_pool_from_both() -> None:
     rng = np.random.default_rng(0)
     pool, test = ({"image": _to_unit(rng.normal(1.0, 1.0, size=(n, 5)))} for n in (30, 10))
-    view = centre_view(View("some", pool, test))
+    view = centre_view(View("some", pool, test, np.arange(30, dtype=np.float32)))
     assert view.name == "some, centred"
     mean = pool["image"].mean(axis=0)
     for own, before in ((view.pool, pool), (view.test, test)):

@@ -46,9 +46,9 @@ def _make_result(
 
     names = list(list_contestants()) if cell.encoder == OWN else [DEFAULT]
     scores = tuple(score(name, per_class) for name in names for per_class in (1, 2, 3))
-    views = [ViewResult(cell.encoder, gap or GapMeasures(0.8, 0.9, 0.30), scores)]
+    views = [ViewResult(cell.encoder, gap or GapMeasures(0.8, 0.9, 0.30), 0.7 if cell.share else None, scores)]
     if cell.encoder == INFO_NCE:
-        views.append(ViewResult(f"{INFO_NCE}{CENTRED}", GapMeasures(0.1, 0.7, 0.29), scores))
+        views.append(ViewResult(f"{INFO_NCE}{CENTRED}", GapMeasures(0.1, 0.7, 0.29), None, scores))
     return cell, CellResult(cell.key, "same", "2026-01-02T00:00:00", 60.0, Findings(70, 30, 9, tuple(views)))
 
 

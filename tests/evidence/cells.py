@@ -13,6 +13,7 @@ import numpy as np
 from mmcsal_core.evaluation.config import Contestant, EvaluateConfig, ProbeName
 from mmcsal_core.evaluation.contest import run_contest
 from mmcsal_core.evaluation.labelled_pool import LabelledPool, encode_labels, split_pool
+from mmcsal_core.metrics import measure_suspicion_auc
 from mmcsal_core.neighbors.vectors import Rows
 from mmcsal_core.settings import Settings
 from tests.evidence.contestants import DEFAULT, list_contestants
@@ -73,10 +74,18 @@ class Score:
 
 @dataclass(frozen=True)
 class ViewResult:
-    """What was found through one view of an encoder."""
+    """What was found through one view of an encoder.
+
+    Args:
+        view: its name.
+        gap: on the test pairs.
+        suspicion_auc: how often a mispaired pair is more suspicious than a right one; None where none is mispaired.
+        scores: of the contestants.
+    """
 
     view: str
     gap: GapMeasures
+    suspicion_auc: float | None
     scores: tuple[Score, ...]
 
 
@@ -114,7 +123,8 @@ def judge_cell(cell: Cell, protocol: Protocol, labelled: LabelledSet) -> Finding
     for view in views:
         names = list(list_contestants()) if view.name == name_default_encoder() else [DEFAULT]
         scores = hold_contest(parts, view, names, protocol, cell.split)
-        results.append(ViewResult(view.name, measure_gap(view.test, cell.split), tuple(scores)))
+        auc = measure_suspicion_auc(view.suspicion, parts.is_mispaired)
+        results.append(ViewResult(view.name, measure_gap(view.test, cell.split), auc, tuple(scores)))
     sizes = len(parts.pool_codes), len(parts.test_codes), len(np.unique(parts.pool_codes))
     return Findings(*sizes, tuple(results))
 
@@ -152,8 +162,7 @@ def hold_contest(parts: SplitSet, view: View, names: list[str], protocol: Protoc
         num_seeds=protocol.num_seeds,
         probes=(PROBE,),
     )
-    unseen = None if view.out_of_fold is None else view.out_of_fold.astype(np.float64)
-    pool = LabelledPool(view.pool, parts.pool.features, parts.pool_codes, parts.is_mispaired, unseen)
+    pool = LabelledPool(view.pool, parts.pool.features, parts.pool_codes, parts.is_mispaired, view.suspicion)
     test = LabelledPool(view.test, parts.test.features, parts.test_codes)
     configured = list_contestants()
     contestants = [Contestant(name, configured[name]) for name in names]

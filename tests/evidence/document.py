@@ -146,7 +146,8 @@ def _render_encoders(figures: Figures) -> str:
         "## Encoders",
         "Measured on the clean test pairs, which no encoder saw. `centred`: each modality's mean over the pool "
         "subtracted, no training. The classifier tells the modality of an embedding; .5 is no gap. The accuracies "
-        "are those of the default strategy on these embeddings.",
+        "are those of the default strategy on these embeddings. AUC of suspicion: how often a mispaired pair of the "
+        "pool is more suspicious than a right one.",
         render_views(figures),
     ]
     if {INFO_NCE, name_default_encoder()} <= set(figures.gaps["view"]):

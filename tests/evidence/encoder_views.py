@@ -21,6 +21,7 @@ from mmcsal_core.encoder.fitting import fit_encoder
 from mmcsal_core.encoder.model import Vectors
 from mmcsal_core.encoder.out_of_fold import measure_out_of_fold
 from mmcsal_core.metrics import measure_modality_accuracy, measure_modality_gap, measure_retrieval
+from mmcsal_core.selection.suspected_pairs import measure_suspicion
 
 UNTRAINED = "untrained"
 INFO_NCE = "InfoNCE only"
@@ -38,13 +39,13 @@ class View:
         name: in the document.
         pool: what contestants pick from.
         test: of pairs that the encoder has not seen.
-        out_of_fold: (N,) alignment of the pool's pairs by encoders that have not seen them; None where none is trained.
+        suspicion: (N,) how far each pair of the pool is suspected of being mispaired.
     """
 
     name: str
     pool: Embeddings
     test: Embeddings
-    out_of_fold: Vectors | None = None
+    suspicion: Vectors
 
 
 @dataclass(frozen=True)
@@ -85,20 +86,22 @@ def fit_views(name: str, pool: Mapping[str, Features], test: Mapping[str, Featur
     """Fit an encoder on the pool, and return the views of it."""
     config = list_encoders()[name]
     if name == UNTRAINED:
-        encoder, out_of_fold = EncoderFit(pool, config, seed).to_encoder(), None
+        encoder, unseen = EncoderFit(pool, config, seed).to_encoder(), None
     else:
         encoder = fit_encoder(pool, config=config, seed=seed)
-        out_of_fold = measure_out_of_fold(pool, config, seed) if config.out_of_fold_folds else None
-    view = View(name, encoder.embed(pool), encoder.embed(test), out_of_fold)
+        unseen = measure_out_of_fold(pool, config, seed) if config.out_of_fold_folds else None
+    embeddings = encoder.embed(pool)
+    suspicion = measure_suspicion(embeddings, features=pool, out_of_fold_alignment=unseen)
+    view = View(name, embeddings, encoder.embed(test), suspicion)
     return [view, centre_view(view)] if name in (UNTRAINED, INFO_NCE) else [view]
 
 
 def centre_view(view: View) -> View:
-    """Subtract each modality's mean over the pool, and scale to unit length again."""
+    """Subtract each modality's mean over the pool, and scale to unit length again; suspicion stays."""
     means = {name: z.mean(axis=0) for name, z in view.pool.items()}
     pool = {name: _to_unit(z - means[name]) for name, z in view.pool.items()}
     test = {name: _to_unit(z - means[name]) for name, z in view.test.items()}
-    return View(f"{view.name}{CENTRED}", pool, test, view.out_of_fold)
+    return View(f"{view.name}{CENTRED}", pool, test, view.suspicion)
 
 
 def measure_gap(embeddings: Embeddings, seed: int) -> GapMeasures:

@@ -20,6 +20,7 @@ from tests.evidence.sets import SETS, Role
 BALANCED = "balanced_accuracy"
 COVERAGE = "class_coverage"
 MISPAIRED = "mispaired_share"
+AUC = "suspicion_auc"
 CONFIDENCE = 0.95
 
 
@@ -93,7 +94,8 @@ def collect_figures(found: Iterable[tuple[Cell, CellResult]]) -> Figures:
         findings = result.findings
         sizes[cell.set_name] = findings.num_pool, findings.num_test, findings.num_classes
         for view in findings.views:
-            gaps.append({**own, "view": view.view, **asdict(view.gap)})
+            auc = float("nan") if view.suspicion_auc is None else view.suspicion_auc
+            gaps.append({**own, "view": view.view, **asdict(view.gap), AUC: auc})
             scores += [{**own, "view": view.view, **asdict(score)} for score in view.scores]
     return Figures(pd.DataFrame(scores), pd.DataFrame(gaps), sizes)
 

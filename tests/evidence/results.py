@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import mmcsal_core
 from tests.benchmarks.selection_results import find_version
@@ -93,13 +94,9 @@ class ResultFile:
             self._results[values["key"]] = CellResult(findings=Findings(views=views, **findings), **values)
 
 
-def _read_view(values: dict[str, object]) -> ViewResult:
-    gap, scores = values["gap"], values["scores"]
-    return ViewResult(
-        str(values["view"]),
-        GapMeasures(**gap),  # type: ignore[arg-type]  # what `add` wrote
-        tuple(Score(**score) for score in scores),  # type: ignore[attr-defined]
-    )
+def _read_view(values: dict[str, Any]) -> ViewResult:
+    gap, scores = GapMeasures(**values.pop("gap")), tuple(Score(**score) for score in values.pop("scores"))
+    return ViewResult(gap=gap, scores=scores, **values)
 
 
 def fingerprint_grid(protocol: Protocol) -> str:

@@ -19,6 +19,7 @@ from tests.evidence.contestants import (
 )
 from tests.evidence.encoder_views import INFO_NCE, name_default_encoder
 from tests.evidence.figures import (
+    AUC,
     BALANCED,
     COVERAGE,
     MISPAIRED,
@@ -100,10 +101,12 @@ def render_views(figures: Figures) -> str:
     picks = {share: figures.by_view(share, BALANCED) for share in shares}
     heading = ["embeddings", "centroid gap", "modality classifier", "retrieval R@1"]
     heading += [f"balanced accuracy, {describe_share(share)}" for share in shares]
+    found = {share: figures.by_view(share, AUC) for share in shares if share > 0}
+    heading += [f"AUC of suspicion, {describe_share(share)}" for share in found]
     rows = []
     for view in map(str, gaps["gap"]):
-        numbers = [show(table[view].mean()) for table in gaps.values()]
-        numbers += [show(table[view].mean()) if view in table else "" for table in picks.values()]
+        tables = [*gaps.values(), *picks.values(), *found.values()]
+        numbers = [show(table[view].mean()) if view in table else "" for table in tables]
         rows.append([f"**{view}**" if view == name_default_encoder() else view, *numbers])
     return render_table(heading, rows)
 
