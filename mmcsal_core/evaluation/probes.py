@@ -5,6 +5,7 @@ penalty does not change under a rotation, so it is fitted in the span of the pic
 the features. Not chosen: a regularisation searched by cross-validation, for which one label a class does not suffice.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -85,7 +86,8 @@ class LogisticProbe:
             return np.full(len(self.test), labels[0])
         known = self._standardise(self.pool[picks])
         basis = _span_rows(known)
-        model = LogisticRegression(C=PENALTY_C, max_iter=MAX_ITERATIONS, tol=TOLERANCE).fit(known @ basis, labels)
+        model = LogisticRegression(C=PENALTY_C, max_iter=MAX_ITERATIONS, tol=TOLERANCE)
+        _fit_few(model, known @ basis, labels)
         blocks = [self._standardise(self.test[block]) @ basis for block in iter_blocks(len(self.test), BLOCK_ROWS)]
         return np.asarray(model.predict(np.concatenate(blocks)), dtype=np.int64)
 
@@ -110,8 +112,18 @@ class NearestProbe:
     def __call__(self, picks: Rows, labels: Rows) -> Rows:
         """Name the test pairs after their nearest picks; of classes with equal votes the lowest code counts."""
         num_neighbors = min(self.num_neighbors, len(picks))
-        model = KNeighborsClassifier(num_neighbors, weights="distance", algorithm="brute").fit(self.pool[picks], labels)
+        model = KNeighborsClassifier(num_neighbors, weights="distance", algorithm="brute")
+        _fit_few(model, self.pool[picks], labels)
         return np.asarray(model.predict(self.test), dtype=np.int64)
+
+
+def _fit_few(
+    model: LogisticRegression | KNeighborsClassifier, vectors: npt.NDArray[np.floating], labels: Rows
+) -> None:
+    """Fit where a class may have a single label, without the question whether the labels are numbers to regress on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%", UserWarning)
+        model.fit(vectors, labels)
 
 
 def _join(pairs: LabelledPool) -> npt.NDArray[np.floating]:

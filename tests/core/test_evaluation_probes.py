@@ -1,5 +1,7 @@
 """Probes and scores against scikit-learn and brute force."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -67,6 +69,14 @@ def test_a_single_class_among_the_picks_names_all(split: Split, probe: ProbeName
     predicted = open_probes(split, CONFIG)[probe](picks, split.pool.labels[picks])
     assert set(predicted) == {2}
     assert len(predicted) == split.test.num_pairs
+
+
+@pytest.mark.parametrize("probe", ["features", "linear", "knn"])
+def test_one_label_for_each_of_many_classes_is_no_reason_to_warn(probe: ProbeName) -> None:
+    pool = make_labelled_pool(80, num_classes=2)
+    many = dataclasses.replace(pool, labels=np.arange(80) % 40)
+    predicted = open_probes(Split(0, many, many), CONFIG)[probe](np.arange(40), many.labels[:40])
+    np.testing.assert_array_equal(predicted[:40], np.arange(40))
 
 
 def test_a_column_that_is_constant_or_repeated_harms_nothing(split: Split) -> None:

@@ -67,7 +67,10 @@ def test_every_command_of_the_readme_is_in_a_block_that_a_test_runs() -> None:
     unmarked = [block for mark, language, block in fenced if not mark]
     assert unmarked == [block for mark, language, block in fenced if "make demo" in block]
     marks = set(re.findall(r"<!-- (.*?) -->", README))
-    files, runs = {"file: first.yaml", "file: clips.yaml"}, {"own pairs", "constraints", "folder", "cluster"}
+    files, runs = (
+        {"file: first.yaml", "file: clips.yaml"},
+        {"own pairs", "constraints", "evaluate", "folder", "cluster"},
+    )
     assert marks == {*files, *(f"run: {name}" for name in runs), "sql"}
 
 
@@ -102,6 +105,14 @@ def test_four_readers_read_the_same(own_pairs: str, workplace: Path) -> None:
 
 def test_constraints(own_pairs: str, workplace: Path) -> None:
     assert run_block("run: constraints", workplace).count("done: coreset, report") == 5
+
+
+def test_evaluate(own_pairs: str, workplace: Path) -> None:
+    printed = run_block("run: evaluate", workplace)
+    assert "# Evaluation by `shape`" in printed
+    assert "| k-means on features |" in printed
+    assert "checks hold" in printed
+    assert (workplace / "out" / "run_id=first" / "evaluation" / "curves_features.svg").exists()
 
 
 def test_folder(workplace: Path) -> None:
