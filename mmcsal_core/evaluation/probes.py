@@ -117,9 +117,7 @@ class NearestProbe:
         return np.asarray(model.predict(self.test), dtype=np.int64)
 
 
-def _fit_few(
-    model: LogisticRegression | KNeighborsClassifier, vectors: npt.NDArray[np.floating], labels: Rows
-) -> None:
+def _fit_few(model: LogisticRegression | KNeighborsClassifier, vectors: npt.NDArray[np.floating], labels: Rows) -> None:
     """Fit where a class may have a single label, without the question whether the labels are numbers to regress on."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%", UserWarning)
