@@ -21,7 +21,7 @@ from tests.evidence.claims import (
 )
 from tests.evidence.contestants import DEFAULT, NO_ALIGNMENT, RANDOM, list_baselines, list_contestants
 from tests.evidence.document import Occasion, render_document
-from tests.evidence.encoder_views import CENTRED, INFO_NCE, GapMeasures, name_default_encoder
+from tests.evidence.encoder_views import CENTRED, INFO_NCE, PROTOTYPES, GapMeasures, name_default_encoder
 from tests.evidence.figures import Figures, collect_figures, compare, find_best_per_set, find_best_single
 from tests.evidence.results import CellResult
 
@@ -131,7 +131,7 @@ def _make_encoders(own: GapMeasures) -> Figures:
 )
 def test_prototypes_are_judged_against_info_nce(own: GapMeasures, holds: tuple[bool, ...]) -> None:
     figures = _make_encoders(own)
-    found = tuple(judge(figures, 0.0).holds for judge in (judge_gap, judge_classifier, judge_retrieval))
+    found = tuple(judge(figures, 0.0, OWN).holds for judge in (judge_gap, judge_classifier, judge_retrieval))
     assert found == holds
 
 
@@ -193,9 +193,16 @@ def test_the_document_has_a_row_for_every_contestant_and_view() -> None:
     assert "| google | .800 | .400 | .900 | .800 | .300 | .300 |" in text
 
 
+def test_the_default_encoder_is_judged_first() -> None:
+    cells = [Cell("google", 0.0, 0, encoder) for encoder in (INFO_NCE, PROTOTYPES[-1], OWN)]
+    claims = list_claims(collect_figures(_make_result(cell, ACCURACIES) for cell in cells))
+    gaps = [claim.text.partition(":")[0] for claim in claims if "centroid gap" in claim.text]
+    assert gaps == [f"{OWN}, the default", PROTOTYPES[-1]]
+
+
 def test_claims_without_their_cells_are_left_out() -> None:
     texts = [claim.text for claim in list_claims(_make_figures({"google": {}}))]
-    assert not any(text.startswith("prototypes") for text in texts)
+    assert not any("centroid gap" in text for text in texts)
     assert any(text.startswith("20 % mispaired") for text in texts)
     clean = collect_figures([_make_result(Cell("google", 0.0, 0, OWN), ACCURACIES)])
     assert {claim.text.partition(":")[0] for claim in list_claims(clean)} == {"clean"}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from mmcsal_core.evaluation.config import Contestant, EvaluateConfig, ProbeName
 from mmcsal_core.evaluation.contest import run_contest
@@ -105,7 +106,7 @@ class SplitSet:
 
     pool: LabelledSet
     test: LabelledSet
-    is_mispaired: np.ndarray
+    is_mispaired: npt.NDArray[np.bool_]
     pool_codes: Rows
     test_codes: Rows
 

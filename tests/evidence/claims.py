@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from tests.evidence.contestants import DEFAULT, NO_ALIGNMENT, RANDOM
-from tests.evidence.encoder_views import CENTRED, INFO_NCE, name_default_encoder
+from tests.evidence.encoder_views import CENTRED, INFO_NCE, UNTRAINED, list_encoders, name_default_encoder
 from tests.evidence.figures import BALANCED, COVERAGE, MISPAIRED, Figures, compare, find_best_per_set, find_best_single
 
 WON_SETS = 2 / 3
@@ -57,10 +57,19 @@ def list_claims(figures: Figures) -> list[Claim]:
     for share in figures.shares:
         if share >= HEAVY_SHARE:
             claims += _list_mispair_claims(share)
-    views = set(figures.gaps["view"])
-    if {name_default_encoder(), INFO_NCE} <= views and name_default_encoder() != INFO_NCE:
-        claims += _list_encoder_claims(figures.shares[0])
+    for view in list_prototype_views(figures):
+        claims += _list_encoder_claims(view, figures.shares[0])
     return claims
+
+
+def list_prototype_views(figures: Figures) -> list[str]:
+    """Return the views of encoders with prototypes, the default first; none where InfoNCE alone was not run."""
+    views = set(figures.gaps["view"])
+    if INFO_NCE not in views:
+        return []
+    default = name_default_encoder()
+    with_prototypes = [name for name, config in list_encoders().items() if config.lambda_proto and name != UNTRAINED]
+    return sorted((name for name in with_prototypes if name in views), key=lambda name: name != default)
 
 
 def describe_share(share: float) -> str:
@@ -100,12 +109,13 @@ def _list_mispair_claims(share: float) -> list[Claim]:
     ]
 
 
-def _list_encoder_claims(share: float) -> list[Claim]:
+def _list_encoder_claims(view: str, share: float) -> list[Claim]:
+    name = f"{view}, the default" if view == name_default_encoder() else view
     return [
-        Claim("prototypes: centroid gap at most half of that of InfoNCE alone", lambda f: judge_gap(f, share)),
-        Claim("prototypes: modality classifier nearer to 0.5", lambda f: judge_classifier(f, share)),
-        Claim("prototypes: retrieval R@1 no worse by more than 1 point", lambda f: judge_retrieval(f, share)),
-        Claim("prototypes: selection better than with mean-centring alone", lambda f: judge_centring(f, share)),
+        Claim(f"{name}: centroid gap at most half of that of InfoNCE alone", lambda f: judge_gap(f, share, view)),
+        Claim(f"{name}: modality classifier nearer to 0.5", lambda f: judge_classifier(f, share, view)),
+        Claim(f"{name}: retrieval R@1 no worse by more than 1 point", lambda f: judge_retrieval(f, share, view)),
+        Claim(f"{name}: selection better than with mean-centring alone", lambda f: judge_centring(f, share, view)),
     ]
 
 
@@ -150,30 +160,31 @@ def judge_coverage(figures: Figures, share: float) -> Verdict:
     return Verdict(bool(own >= other - COVERAGE_TOLERANCE), f"{show(own)} against {show(other)} without alignment")
 
 
-def judge_gap(figures: Figures, share: float) -> Verdict:
+def judge_gap(figures: Figures, share: float, view: str) -> Verdict:
     """Compare centroid gaps on test pairs."""
-    own, other = _compare_views(figures.by_view(share, "gap"))
+    own, other = _compare_views(figures.by_view(share, "gap"), view)
     return Verdict(own <= GAP_RATIO * other, f"{show(own)} against {show(other)}")
 
 
-def judge_classifier(figures: Figures, share: float) -> Verdict:
+def judge_classifier(figures: Figures, share: float, view: str) -> Verdict:
     """Compare how well a linear classifier tells the modality of a test embedding."""
-    own, other = _compare_views(figures.by_view(share, "modality_accuracy"))
+    own, other = _compare_views(figures.by_view(share, "modality_accuracy"), view)
     return Verdict(abs(own - 0.5) < abs(other - 0.5), f"{show(own)} against {show(other)}")
 
 
-def judge_retrieval(figures: Figures, share: float) -> Verdict:
+def judge_retrieval(figures: Figures, share: float, view: str) -> Verdict:
     """Compare R@1 on test pairs."""
-    own, other = _compare_views(figures.by_view(share, "retrieval"))
+    own, other = _compare_views(figures.by_view(share, "retrieval"), view)
     return Verdict(own >= other - RETRIEVAL_TOLERANCE, f"{show(own)} against {show(other)}")
 
 
-def judge_centring(figures: Figures, share: float) -> Verdict:
+def judge_centring(figures: Figures, share: float, view: str) -> Verdict:
     """Compare the default strategy through prototypes and through centred embeddings of InfoNCE alone."""
-    by_set = figures.by_view(share, BALANCED)
-    own, other = _compare_views(by_set, f"{INFO_NCE}{CENTRED}")
+    own, other = _compare_views(figures.by_view(share, BALANCED), view, f"{INFO_NCE}{CENTRED}")
     return Verdict(own > other, f"{show(own)} against {show(other)}")
 
 
-def _compare_views(by_set: pd.DataFrame, other: str = INFO_NCE) -> tuple[float, float]:
-    return float(by_set[name_default_encoder()].mean()), float(by_set[other].mean())
+def _compare_views(by_set: pd.DataFrame, view: str, other: str = INFO_NCE) -> tuple[float, float]:
+    """Return the means of two views over the sets that have both."""
+    both = by_set[[view, other]].dropna()
+    return float(both[view].mean()), float(both[other].mean())

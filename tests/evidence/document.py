@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from tests.benchmarks.selection_machine import Machine
 from tests.evidence.cells import Protocol
-from tests.evidence.claims import describe_share, list_claims
-from tests.evidence.encoder_views import INFO_NCE, name_default_encoder
+from tests.evidence.claims import describe_share, list_claims, list_prototype_views
 from tests.evidence.figures import Figures
 from tests.evidence.sets import ROLES
 from tests.evidence.tables import (
@@ -150,6 +149,6 @@ def _render_encoders(figures: Figures) -> str:
         "pool is more suspicious than a right one.",
         render_views(figures),
     ]
-    if {INFO_NCE, name_default_encoder()} <= set(figures.gaps["view"]):
-        lines += ["Set by set, fitted on clean pools.", f"{render_gaps(figures)}\n"]
+    for view in list_prototype_views(figures)[:1]:
+        lines += ["Set by set, fitted on clean pools.", f"{render_gaps(figures, view)}\n"]
     return "\n\n".join(lines)

@@ -1,9 +1,10 @@
 """The encoders that are compared, and the embeddings that each is looked at through.
 
-    untrained         the projection heads at their initialisation
-    InfoNCE only      no prototypes
-    own, cross, both  prototypes, by what a pair is pulled to
-    default           the default configuration, where it is none of these
+    untrained               the projection heads at their initialisation
+    InfoNCE only            no other loss, all pairs trusted
+    own, cross, both        prototypes, by what a pair is pulled to
+    default                 the default configuration, where it is none of these
+    without prototypes      the default less these, where that is more than InfoNCE
 
 An encoder is fitted on the pool alone. The views of the first two also exist `centred`: each modality's mean over the
 pool is subtracted and rows are scaled to unit length again, which removes the centroid gap without any training.
@@ -11,11 +12,12 @@ pool is subtracted and rows are scaled to unit length again, which removes the c
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
 from mmcsal_core.backbones.backbone import Features
-from mmcsal_core.encoder.config import EncoderConfig
+from mmcsal_core.encoder.config import EncoderConfig, PrototypeTarget
 from mmcsal_core.encoder.encoder_fit import EncoderFit
 from mmcsal_core.encoder.fitting import fit_encoder
 from mmcsal_core.encoder.model import Vectors
@@ -23,10 +25,15 @@ from mmcsal_core.encoder.out_of_fold import measure_out_of_fold
 from mmcsal_core.metrics import measure_modality_accuracy, measure_modality_gap, measure_retrieval
 from mmcsal_core.selection.suspected_pairs import measure_suspicion
 
+NO_PROTOTYPES = "without prototypes"
 UNTRAINED = "untrained"
 INFO_NCE = "InfoNCE only"
-PROTOTYPES = ("own prototypes", "cross prototypes", "both prototypes")
+PROTOTYPES = tuple(f"{target} prototypes" for target in get_args(PrototypeTarget))
 CENTRED = ", centred"
+
+ALONE = {"lambda_proto": 0.0, "lambda_align": 0.0, "lambda_uniform": 0.0, "robust_fraction": 0.0}
+LAMBDA_PROTO = 0.5
+"""Weight of the prototypes' loss where the default has none."""
 
 Embeddings = Mapping[str, Vectors]
 
@@ -66,14 +73,15 @@ class GapMeasures:
 def list_encoders() -> dict[str, EncoderConfig]:
     """Return the configurations by the name of the encoder; `untrained` is that of the default before any epoch."""
     default = EncoderConfig()
-    lambda_proto = default.lambda_proto or 0.5
-    targets = ("own", "cross", "both")
-    encoders = {UNTRAINED: default, INFO_NCE: default.model_copy(update={"lambda_proto": 0.0})}
-    for name, target in zip(PROTOTYPES, targets, strict=True):
-        encoders[name] = default.model_copy(update={"lambda_proto": lambda_proto, "prototype_target": target})
-    if default not in list(encoders.values())[1:]:
-        encoders["default"] = default
-    return encoders
+    encoders = {INFO_NCE: default.model_copy(update=ALONE)}
+    for name, target in zip(PROTOTYPES, get_args(PrototypeTarget), strict=True):
+        changes = {"lambda_proto": default.lambda_proto or LAMBDA_PROTO, "prototype_target": target}
+        encoders[name] = default.model_copy(update=changes)
+    others = {"default": default, NO_PROTOTYPES: default.model_copy(update={"lambda_proto": 0.0})}
+    for name, config in others.items():
+        if config not in encoders.values():
+            encoders[name] = config
+    return {UNTRAINED: default, **encoders}
 
 
 def name_default_encoder() -> str:
