@@ -17,7 +17,7 @@ from mmcsal_core.neighbors.vectors import Vectors
 from mmcsal_core.selection.config import SelectionConfig
 from mmcsal_core.selection.suspected_pairs import measure_suspicion
 from tests.core.pair_pools import make_clustered_pool
-from tests.evidence.cells import Cell, Protocol, hold_contest, judge_cell, run_cell, split_and_plant
+from tests.evidence.cells import Cell, Protocol, SplitSet, hold_contest, judge_cell, run_cell, split_and_plant
 from tests.evidence.contestants import (
     DEFAULT,
     LADDER,
@@ -112,16 +112,35 @@ def test_the_ladder_ends_in_the_default_and_adds_a_part_a_step() -> None:
     }
 
 
-def test_all_contestants_pick_and_are_scored() -> None:
-    parts = split_and_plant(_make_set(60), 0.2, 0, SMALL)
+def _make_view(parts: SplitSet) -> View:
     rng = np.random.default_rng(0)
     pool, test = (
         {name: _to_unit(rng.normal(size=(len(part.labels), 4))) for name in part.features}
         for part in (parts.pool, parts.test)
     )
+    return View("made", pool, test, rng.random(len(parts.pool.labels), np.float32))
+
+
+def test_those_that_fit_points_draw_once_and_the_others_as_often_as_asked() -> None:
+    parts = split_and_plant(_make_set(60), 0.2, 0, SMALL)
+    view = _make_view(parts)
+    names = ["mmcsal_continuous", RANDOM]
+    once, thrice = (
+        hold_contest(parts, view, names, SMALL.model_copy(update={"num_seeds": draws, "budgets_per_class": (2,)}), 0)
+        for draws in (1, 3)
+    )
+    assert [score.contestant for score in thrice] == names
+    assert once[0] == thrice[0]
+    picked = 6 * thrice[1].class_coverage * 3, 6 * thrice[1].mispaired_share * 3
+    assert picked == pytest.approx([round(x) for x in picked])  # means of three draws of six pairs
+    assert once[1] != thrice[1]
+
+
+def test_all_contestants_pick_and_are_scored() -> None:
+    parts = split_and_plant(_make_set(60), 0.2, 0, SMALL)
     names = list(list_contestants())
     few = SMALL.model_copy(update={"budgets_per_class": (2,)})
-    scores = hold_contest(parts, View("made", pool, test, rng.random(len(pool["text"]), np.float32)), names, few, 0)
+    scores = hold_contest(parts, _make_view(parts), names, few, 0)
     assert [score.contestant for score in scores] == names
     assert {score.per_class for score in scores} == {2}
     for score in scores:
@@ -308,7 +327,7 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
         {"fac": made.features["image"], "fou": made.features["text"]}, made.labels, np.full(len(made.labels), "")
     )
     save_features(features, find_cached("mfeat", tmp_path))
-    cells = list_cells(Profile(("mfeat fac-fou",), (0.0, 0.2), 1, (UNTRAINED,)))
+    cells = list_cells(Profile(("mfeat fac-fou",), (0.0, 0.2), (), 1, (UNTRAINED,)))
     path = tmp_path / "results.jsonl"
     findings = run_cell(cells[0], SMALL, tmp_path)
     ResultFile(path, "same").add(CellResult(cells[0].key, "same", "2026-01-01T00:00:00", 1.0, findings))

@@ -5,17 +5,20 @@ all contestants pick from its embeddings. Test pairs are clean, and nothing but 
 the same pool, mispaired pairs and test whatever the encoder.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from mmcsal_core.evaluation.config import Contestant, EvaluateConfig, ProbeName
 from mmcsal_core.evaluation.contest import run_contest
 from mmcsal_core.evaluation.labelled_pool import LabelledPool, encode_labels, split_pool
 from mmcsal_core.metrics import measure_suspicion_auc
 from mmcsal_core.neighbors.vectors import Rows
+from mmcsal_core.selection.config import Strategy
 from mmcsal_core.settings import Settings
 from tests.evidence.contestants import DEFAULT, list_contestants
 from tests.evidence.encoder_views import GapMeasures, View, fit_views, measure_gap, name_default_encoder
@@ -24,6 +27,9 @@ from tests.evidence.sets import LabelledSet, find_set, load_set
 
 PROBE: ProbeName = "features"
 """Logistic regression on the raw features of all modalities side by side: it does not hang on any encoder."""
+
+FITTED: tuple[Strategy, ...] = ("activeft", "mmcsal_continuous")
+"""Strategies that fit points by gradient steps."""
 
 
 class Protocol(Settings):
@@ -157,20 +163,31 @@ def hold_contest(parts: SplitSet, view: View, names: list[str], protocol: Protoc
         protocol: budgets and draws.
         split: the seed of what contestants draw.
     """
-    config = EvaluateConfig(
-        budgets_per_class=protocol.budgets_per_class,
-        baseline_budgets_per_class=protocol.budgets_per_class,
-        num_seeds=protocol.num_seeds,
-        probes=(PROBE,),
-    )
     pool = LabelledPool(view.pool, parts.pool.features, parts.pool_codes, parts.is_mispaired, view.suspicion)
     test = LabelledPool(view.test, parts.test.features, parts.test_codes)
-    configured = list_contestants()
-    contestants = [Contestant(name, configured[name]) for name in names]
-    table = run_contest(pool, contestants, config, split, test).to_pandas()
+    contestants = [Contestant(name, config) for name, config in list_contestants().items() if name in names]
+    table = pd.concat(
+        run_contest(pool, drawn, _configure(protocol, num_draws), split, test).to_pandas()
+        for drawn, num_draws in _share_draws(contestants, protocol)
+    )
     measures = ["balanced_accuracy", "accuracy", "class_coverage", "mispaired_share"]
     means = table.groupby(["contestant", "budget"], sort=False)[measures].mean().reset_index()
     per_class = means.pop("budget") // len(pool.classes)
-    return [
+    scores = [
         Score(per_class=int(number), **row) for number, row in zip(per_class, means.to_dict("records"), strict=True)
     ]
+    return sorted(scores, key=lambda score: names.index(score.contestant))
+
+
+def _configure(protocol: Protocol, num_draws: int) -> EvaluateConfig:
+    budgets = protocol.budgets_per_class
+    return EvaluateConfig(
+        budgets_per_class=budgets, baseline_budgets_per_class=budgets, num_seeds=num_draws, probes=(PROBE,)
+    )
+
+
+def _share_draws(contestants: Sequence[Contestant], protocol: Protocol) -> list[tuple[list[Contestant], int]]:
+    """Return contestants by the number of their draws: those that fit points take most of the time and draw once."""
+    slow = [each for each in contestants if each.config.strategy in FITTED]
+    quick = [each for each in contestants if each.config.strategy not in FITTED]
+    return [(some, draws) for some, draws in ((quick, protocol.num_seeds), (slow, 1)) if some]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tests.benchmarks.selection_machine import Machine
-from tests.evidence.cells import Protocol
+from tests.evidence.cells import FITTED, Protocol
 from tests.evidence.claims import describe_share, list_claims, list_prototype_views
 from tests.evidence.figures import Figures
 from tests.evidence.sets import ROLES
@@ -36,7 +36,8 @@ of the baselines, and do prototypes close the modality gap? Each claim below is 
   features.
 - Budgets are {budgets} labels a class. A logistic regression on the raw features of all modalities side by side,
   standardised on the pool, learns from the picks' labels and is tested. Figures are balanced accuracies where nothing
-  else is said. Contestants that draw are run {num_seeds} times a split.
+  else is said. Contestants that draw are run {num_seeds} times a split, those that fit points
+  ({fitted}) once.
 - A set's figure is the mean over splits and budgets; in a mean over sets all count the same. `±` is half a 95 %
   interval over sets; sets that share a source are not independent, so it is too narrow. `2/3 sets`: on so
   many the first of the two is at or above the second.
@@ -96,6 +97,7 @@ def render_document(figures: Figures, occasion: Occasion, protocol: Protocol) ->
         shares=f"Pools are {', '.join(describe_share(share) for share in figures.shares)}.",
         budgets=", ".join(map(str, protocol.budgets_per_class)),
         num_seeds=protocol.num_seeds,
+        fitted=" and ".join(f"`{name}`" for name in FITTED),
         chosen=chosen,
         confirmed=confirmed,
     )

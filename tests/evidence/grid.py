@@ -19,10 +19,19 @@ from tests.evidence.sets import SETS, find_set, load_set
 
 @dataclass(frozen=True)
 class Profile:
-    """How much to run: the names of sets and encoders, the shares of mispaired pairs, and the number of splits."""
+    """How much to run.
+
+    Args:
+        sets: names.
+        shares: of mispaired pairs, for the first encoder.
+        other_shares: for the other encoders.
+        num_splits: of each set.
+        encoders: names.
+    """
 
     sets: tuple[str, ...]
     shares: tuple[float, ...]
+    other_shares: tuple[float, ...]
     num_splits: int
     encoders: tuple[str, ...]
 
@@ -33,9 +42,9 @@ def list_profiles() -> dict[str, Profile]:
     encoders = (default, *(name for name in list_encoders() if name != default))
     return {
         "quick": Profile(
-            ("tux image-text", "tux text-audio"), (0.0, 0.2), 2, tuple(dict.fromkeys((default, INFO_NCE)))
+            ("tux image-text", "tux text-audio"), (0.0, 0.2), (0.0, 0.2), 2, tuple(dict.fromkeys((default, INFO_NCE)))
         ),
-        "full": Profile(tuple(each.name for each in SETS), (0.0, 0.1, 0.2), 5, encoders),
+        "full": Profile(tuple(each.name for each in SETS), (0.0, 0.1, 0.2), (0.0, 0.2), 5, encoders),
     }
 
 
@@ -45,7 +54,7 @@ def list_cells(profile: Profile) -> list[Cell]:
         Cell(name, share, split, encoder)
         for encoder in profile.encoders
         for split in range(profile.num_splits)
-        for share in profile.shares
+        for share in (profile.shares if encoder == profile.encoders[0] else profile.other_shares)
         for name in profile.sets
     ]
 
