@@ -78,7 +78,10 @@ def _call(command: Sequence[str], folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         said = " / ".join(done.stderr.strip().splitlines()[-MESSAGE_LINES:])
-        raise DataError(f"{' '.join(command)} must succeed, got exit {done.returncode} ({said}); see its own message")
+        raise DataError(
+            f"{' '.join(command)} must succeed, got exit {done.returncode} ({said}); see its own message, and run "
+            "apt-get update before the first apt-get download"
+        )
 
 
 def _find_one(folder: Path, pattern: str) -> Path:

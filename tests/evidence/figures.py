@@ -18,6 +18,7 @@ from tests.evidence.results import CellResult
 from tests.evidence.sets import SETS, Role
 
 BALANCED = "balanced_accuracy"
+ACCURACY = "accuracy"
 COVERAGE = "class_coverage"
 MISPAIRED = "mispaired_share"
 AUC = "suspicion_auc"

@@ -19,6 +19,7 @@ from tests.evidence.contestants import (
 )
 from tests.evidence.encoder_views import INFO_NCE, name_default_encoder
 from tests.evidence.figures import (
+    ACCURACY,
     AUC,
     BALANCED,
     COVERAGE,
@@ -65,6 +66,7 @@ def _list_columns(figures: Figures, share: float) -> dict[str, pd.DataFrame]:
     for role in ROLES:
         if figures.list_sets(role):
             columns[role] = figures.restrict(role).by_set(share)
+    columns["accuracy"] = figures.by_set(share, ACCURACY)
     columns["class coverage"] = figures.by_set(share, COVERAGE)
     if share > 0:
         columns["mispaired picks"] = figures.by_set(share, MISPAIRED)
