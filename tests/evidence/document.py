@@ -46,10 +46,11 @@ of the baselines, and do prototypes close the modality gap? Each claim below is 
 - Choices were made on the sets called `{chosen}`; those called `{confirmed}` only confirm.
 """
 
-ENCODERS = """Measured on the clean test pairs, which no encoder saw. `untrained`: the heads at their initialisation, since
-raw features of different lengths have no gap. `centred`: each modality's mean over the pool subtracted, no training. The
-classifier tells the modality of an embedding; .5 is no gap. The accuracies are those of the default strategy on these
-embeddings. AUC of suspicion: how often a mispaired pair of the pool is more suspicious than a right one."""
+ENCODERS = """Measured on the clean test pairs, which no encoder saw. `untrained`: the heads at their initialisation,
+since raw features of different lengths have no gap. `centred`: each modality's mean over the pool subtracted, no
+training. The classifier tells the modality of an embedding; .5 is no gap. The accuracies are those of the default
+strategy on these embeddings. AUC of suspicion: how often a mispaired pair of the pool is more suspicious than a right
+one."""
 
 LICENCES = """## Where the pairs come from
 
