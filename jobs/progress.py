@@ -76,9 +76,9 @@ class BarReporter:
         """Move the stage's bar."""
         if progress.stage not in self._tasks:
             self._tasks[progress.stage] = self._bars.add_task(progress.stage, total=progress.total, detail="")
-        speed = progress.pairs_per_second
-        pace = [] if speed is None else [f"{speed:,.0f} pairs/s"]
-        detail = ", ".join([progress.detail or progress.unit, *pace])
+        detail = progress.detail or progress.unit
+        if progress.pairs_per_second is not None:  # the time left has a column of its own
+            detail += f", {progress.pairs_per_second:,.0f} pairs/s"
         self._bars.update(self._tasks[progress.stage], completed=progress.done, total=progress.total, detail=detail)
 
     def announce(self, event: str, **details: object) -> None:

@@ -145,22 +145,6 @@ def embedding_schema(modalities: Sequence[str], dim: int) -> pa.Schema:
     return pa.schema(fields)
 
 
-def out_of_fold_schema() -> pa.Schema:
-    """Return the schema of `encoder/out_of_fold.parquet`: how well each pair agrees by an encoder without it."""
-    return pa.schema(
-        [
-            describe_field(PAIR_ID, pa.string(), "unique id of the pair", nullable=False),
-            describe_field(
-                OUT_OF_FOLD_ALIGNMENT,
-                pa.float32(),
-                "cosine of the pair's embeddings by an encoder fitted without it, mean over modality pairs",
-                "cosine",
-                nullable=False,
-            ),
-        ]
-    )
-
-
 def neighbor_schema() -> pa.Schema:
     """Return the schema of `neighbors/`: one row per edge of a k-nearest-neighbour relation."""
     return pa.schema(
@@ -178,6 +162,22 @@ def neighbor_schema() -> pa.Schema:
             ),
             describe_field(NEIGHBOR_ID, pa.string(), "pair that was found", nullable=False),
             describe_field(SIMILARITY, pa.float32(), "cosine of the two vectors", "cosine", nullable=False),
+        ]
+    )
+
+
+def out_of_fold_schema() -> pa.Schema:
+    """Return the schema of `encoder/out_of_fold.parquet`, sorted by pair_id."""
+    return pa.schema(
+        [
+            describe_field(PAIR_ID, pa.string(), "unique id of the pair", nullable=False),
+            describe_field(
+                OUT_OF_FOLD_ALIGNMENT,
+                pa.float32(),
+                "cosine of the pair's embeddings by an encoder fitted without the pair, mean over modality pairs",
+                "cosine",
+                nullable=False,
+            ),
         ]
     )
 

@@ -32,9 +32,10 @@ def read_results(artifact: Path) -> dict[str, bytes]:
 
 def is_under_way(run: Path, folder: str) -> bool:
     """Say whether a stage has begun: has a shard or an epoch done where it has several, else says so in the status."""
-    done = {"features": "_shards", "embeddings": "_shards", "neighbors": "_shards", "encoder": "checkpoints"}
+    done = dict.fromkeys(("features", "embeddings", "neighbors"), "_shards/[!.]*")
+    done["encoder"] = "checkpoints/*/[!.]*.safetensors"
     if folder in done:
-        return any((run / folder / done[folder]).glob("[!.]*"))
+        return any((run / folder).glob(done[folder]))
     status = run / "run_status.json"
     return status.exists() and json.loads(status.read_text())["stage"] == STAGE_OF[folder]
 
