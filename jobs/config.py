@@ -26,6 +26,7 @@ from mmcsal_core.corpus.sources.config import check_source
 from mmcsal_core.encoder import EncoderConfig
 from mmcsal_core.errors import ConfigError
 from mmcsal_core.neighbors import NeighborConfig
+from mmcsal_core.reporting.projection import check_projection
 from mmcsal_core.selection.constraints.quotas import group_rows
 from mmcsal_core.selection.space import FEATURES, JOINT
 from mmcsal_core.settings import Settings
@@ -137,6 +138,7 @@ def parse_config(values: Mapping[str, Any], overrides: Sequence[str] = (), *, or
     config = _resolve(_validate(merged, origin))
     for modality in config.modalities.values():
         check_backbone(modality.resolved_backbone, modality.resolved_kind)
+    check_projection(config.report.projection)
     return config
 
 

@@ -15,20 +15,20 @@ SOURCE = "source"
 SOURCE_ROW = "source_row"
 ROW = "row"
 ALIGNMENT = "alignment"
+CONSISTENCY = "consistency"
+SUSPICION = "suspicion"
+SUSPICION_FILE = "suspicion.parquet"
+"""File of the neighbors artifact that says of each pair how far it is suspected of being mispaired."""
+
 NEIGHBOR_ID = "neighbor_id"
 RELATION = "relation"
 NEIGHBOR_RANK = "neighbor_rank"
 SIMILARITY = "similarity"
 OUT_OF_FOLD_ALIGNMENT = "out_of_fold_alignment"
-CONSISTENCY = "consistency"
-SUSPICION = "suspicion"
 NEAR_DUPLICATE_GROUP = "near_duplicate_group"
 NEAR_DUPLICATE_COUNT = "near_duplicate_count"
 OUT_OF_FOLD_FILE = "out_of_fold.parquet"
 """File of the encoder artifact with the cosine of each pair by an encoder that has not seen it."""
-
-SUSPICION_FILE = "suspicion.parquet"
-"""File of the neighbors artifact that says of each pair how far it is suspected of being mispaired."""
 
 COST_COLUMN = "cost_column"
 """Key of a selection's metadata: the column that gains were divided by before they were compared, if any."""
@@ -182,6 +182,18 @@ def out_of_fold_schema() -> pa.Schema:
     )
 
 
+def near_duplicate_schema() -> pa.Schema:
+    """Return the schema of `selection/near_duplicates.parquet`: the pairs of all groups of two or more."""
+    return pa.schema(
+        [
+            describe_field(PAIR_ID, pa.string(), "pair of the pool", nullable=False),
+            describe_field(
+                NEAR_DUPLICATE_GROUP, pa.string(), "pair that leads its group, and alone may be picked", nullable=False
+            ),
+        ]
+    )
+
+
 def suspicion_schema() -> pa.Schema:
     """Return the schema of `neighbors/suspicion.parquet`, sorted by pair_id."""
     return pa.schema([describe_field(PAIR_ID, pa.string(), "unique id of the pair", nullable=False), *witness_fields()])
@@ -211,18 +223,6 @@ def witness_fields() -> list[pa.Field]:
             nullable=False,
         ),
     ]
-
-
-def near_duplicate_schema() -> pa.Schema:
-    """Return the schema of `selection/near_duplicates.parquet`: the pairs of all groups of two or more."""
-    return pa.schema(
-        [
-            describe_field(PAIR_ID, pa.string(), "pair of the pool", nullable=False),
-            describe_field(
-                NEAR_DUPLICATE_GROUP, pa.string(), "pair that leads its group, and alone may be picked", nullable=False
-            ),
-        ]
-    )
 
 
 def selection_schema(modalities: Sequence[str], carried: Sequence[pa.Field]) -> pa.Schema:

@@ -24,6 +24,7 @@ from mmcsal_core.reporting.numbers import (
     locate_ids,
 )
 from mmcsal_core.reporting.page import render_page
+from mmcsal_core.reporting.projection import Projection
 from mmcsal_core.schema import PAIR_ID
 from mmcsal_core.settings import Settings
 from pipelines.stage_run import StageRun
@@ -40,6 +41,10 @@ class ReportConfig(Settings):
     num_random_draws: int = Field(20, ge=1, le=1000, description="random draws that the coverage is compared with")
     max_pool_rows: int = Field(20_000, ge=100, description="pairs that the coverage is measured on at most")
     max_budget: int = Field(1_000, ge=1, description="picks up to which the coverage is measured")
+    projection: Projection = Field(
+        "pca", description="how the pool is laid into a plane: pca, or umap (extra mmcsal[umap])"
+    )
+    max_projected: int = Field(600, ge=10, le=5000, description="pairs shown in that plane, at most")
 
 
 def write_report(
@@ -63,12 +68,15 @@ def write_report(
 
     Raises:
         ArtifactError: an artifact is unfinished, or two do not fit each other.
+        ConfigError: the projection's package is not there.
     """
     settings = MeasureSettings(
         max_pool_rows=config.max_pool_rows,
         max_budget=config.max_budget,
         num_random_draws=config.num_random_draws,
         seed=seed,
+        projection=config.projection,
+        max_projected=config.max_projected,
     )
     numbers = collect_numbers(inputs, list(modalities), settings)
     view = GalleryView(modalities, list_metadata_columns(inputs.pairs, list(modalities)), 2 * config.thumbnail_px)

@@ -21,7 +21,7 @@ from mmcsal_core.corpus.modality import ModalityConfig
 from mmcsal_core.corpus.references import read_contents
 from mmcsal_core.corpus.reject import RejectPair
 from mmcsal_core.errors import MmcsalError
-from mmcsal_core.schema import ALIGNMENT, PAIR_ID, uri_column
+from mmcsal_core.schema import ALIGNMENT, PAIR_ID, SUSPICION, uri_column
 
 MAX_AUDIO_BYTES = 200_000
 """Larger sounds are named, not played."""
@@ -54,6 +54,7 @@ class Card:
     rank: int
     gain: float
     alignment: float
+    suspicion: float
     cluster_weight: int
     panels: tuple[Panel, ...]
     metadata: tuple[tuple[str, str], ...]
@@ -89,6 +90,7 @@ def make_cards(
             rank=row["rank"],
             gain=row["gain"],
             alignment=row[ALIGNMENT],
+            suspicion=row[SUSPICION],
             cluster_weight=row["cluster_weight"],
             panels=tuple(column[position] for column in panels),
             metadata=tuple((name, _shorten(str(row[name]))) for name in view.metadata if row[name] is not None),

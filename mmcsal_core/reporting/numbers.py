@@ -24,11 +24,13 @@ from mmcsal_core.reporting.measures import (
     count_values,
     sample_pool,
 )
+from mmcsal_core.reporting.projection import Projection, project_embeddings
 from mmcsal_core.schema import (
     ALIGNMENT,
     PAIR_ID,
     SOURCE,
     SOURCE_ROW,
+    SUSPICION,
     bytes_column,
     embedding_column,
     uri_column,
@@ -61,12 +63,14 @@ class ReportInputs:
 
 @dataclass(frozen=True)
 class MeasureSettings:
-    """How much is measured: pairs and picks of the coverage comparison, random draws, and the seed of both."""
+    """How much is measured: pairs and picks of the coverage comparison, random draws, the projection, and the seed."""
 
     max_pool_rows: int
     max_budget: int
     num_random_draws: int
     seed: int
+    projection: Projection = "pca"
+    max_projected: int = 600
 
 
 def collect_numbers(inputs: ReportInputs, modalities: Sequence[str], settings: MeasureSettings) -> dict[str, Any]:
@@ -95,6 +99,7 @@ def collect_numbers(inputs: ReportInputs, modalities: Sequence[str], settings: M
         "coverage": _measure_coverage(inputs.embeddings, modalities, picks, settings),
         "metadata": compare_metadata(counts, selection, prefixes),
         "encoder": _read_diagnostics(inputs.encoder),
+        "projection": _project_pool(inputs.embeddings, modalities, picks, settings),
     }
     rounded: dict[str, Any] = _round_floats(numbers)
     return rounded
@@ -159,6 +164,7 @@ def _describe_stage(artifact: Artifact) -> dict[str, Any]:
 def _describe_selection(selection: pa.Table, num_pool: int) -> dict[str, Any]:
     phases = pc.value_counts(selection["phase"].combine_chunks()).to_pylist()
     weights = selection["cluster_weight"].to_numpy()
+    suspicion = selection[SUSPICION].to_numpy()
     return {
         "num_selected": selection.num_rows,
         "num_pool": num_pool,
@@ -167,6 +173,7 @@ def _describe_selection(selection: pa.Table, num_pool: int) -> dict[str, Any]:
         "gain_last": selection["gain"][-1].as_py() if selection.num_rows else None,
         "cluster_weight_median": float(np.median(weights)) if len(weights) else None,
         "cluster_weight_max": int(weights.max(initial=0)),
+        "share_in_suspicious_fifth": float(np.mean(suspicion > 0.8)) if len(suspicion) else None,
     }
 
 
@@ -206,6 +213,17 @@ def _measure_coverage(
     return measured | compare_coverage(vectors, np.searchsorted(rows, first), settings.num_random_draws, settings.seed)
 
 
+def _project_pool(
+    embeddings: Artifact, modalities: Sequence[str], picks: Indices, settings: MeasureSettings
+) -> dict[str, Any]:
+    """Lay a sample of the pool into a plane: the first picks, half of the sample at most, and others at random."""
+    num_pool = embeddings.read_manifest().pairs_out
+    first = picks if num_pool <= settings.max_projected else picks[: settings.max_projected // 2]
+    rows = sample_pool(num_pool, first, settings.max_projected, np.random.default_rng(settings.seed))
+    vectors = {name: _read_vectors(embeddings, embedding_column(name), rows) for name in modalities}
+    return project_embeddings(vectors, np.isin(rows, picks), settings.projection, settings.seed)
+
+
 def _read_vectors(embeddings: Artifact, column: str, rows: Indices) -> npt.NDArray[np.float32]:
     parts, offset = [], 0
     for table in embeddings.iter_tables([column]):
@@ -217,11 +235,12 @@ def _read_vectors(embeddings: Artifact, column: str, rows: Indices) -> npt.NDArr
 
 
 def _read_diagnostics(encoder: Artifact) -> dict[str, Any]:
-    """Return what the train stage measured: diagnostics before and after, and each loss as a list over epochs."""
+    """Return what the train stage measured: diagnostics before and after, losses and retrieval as lists over epochs."""
     found = encoder.store.read_json(METRICS)
     names = dict.fromkeys(name for epoch in found["losses"] for name in epoch)
     losses = {name: [epoch.get(name) for epoch in found["losses"]] for name in names}
-    return {**{name: found[name] for name in ("before", "after", "measured_on")}, "losses": losses}
+    watched = {name: found.get(name) for name in ("held_back_retrieval", "best_epoch")}
+    return {**{name: found[name] for name in ("before", "after", "measured_on")}, "losses": losses, **watched}
 
 
 def _round_floats(value: Any) -> Any:

@@ -5,7 +5,7 @@ escaped by the template engine, only the plots go in as they are.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mmcsal_core.reporting.gallery import Card
-from mmcsal_core.reporting.plots import plot_alignment, plot_coverage, plot_losses
+from mmcsal_core.reporting.plots import (
+    plot_alignment,
+    plot_coverage,
+    plot_losses,
+    plot_projection,
+    plot_retrieval,
+)
 
 STAGE_NAMES = {
     "ingest": "Read the source",
@@ -49,11 +55,11 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Measure:
-    """One diagnostic as the page shows it: `rows` are where it was taken, its value before, its value after."""
+    """One diagnostic as the page shows it: `rows` are where it was taken, its value before, centred, and after."""
 
     name: str
     meaning: str
-    rows: tuple[tuple[str, float | None, float | None], ...]
+    rows: tuple[tuple[str, float | None, float | None, float | None], ...]
 
 
 def render_page(numbers: Mapping[str, Any], cards: Sequence[Card], *, title: str, thumbnail_px: int) -> str:
@@ -73,28 +79,42 @@ def render_page(numbers: Mapping[str, Any], cards: Sequence[Card], *, title: str
         lstrip_blocks=True,
     )
     environment.filters |= {"count": format_count, "number": format_number, "percent": format_percent}
-    coverage, alignment = numbers["coverage"], numbers["alignment"]
+    coverage, alignment, encoder = numbers["coverage"], numbers["alignment"], numbers["encoder"]
     page: str = environment.get_template("index.html.j2").render(
         title=title,
         thumbnail_px=thumbnail_px,
         numbers=numbers,
         cards=cards,
         stage_names=STAGE_NAMES,
-        measures=list_measures(numbers["encoder"]["before"], numbers["encoder"]["after"]),
-        coverage_plot=Markup(plot_coverage(coverage)) if coverage["budgets"] else None,  # noqa: S704  our own drawing
-        alignment_plot=Markup(plot_alignment(alignment)),  # noqa: S704  our own drawing
-        loss_plot=Markup(plot_losses(numbers["encoder"]["losses"])) if numbers["encoder"]["losses"] else None,  # noqa: S704  our own drawing
+        measures=list_measures(encoder["before"], encoder["after"]),
+        coverage_plot=_draw(plot_coverage, coverage) if coverage["budgets"] else None,
+        alignment_plot=_draw(plot_alignment, alignment),
+        loss_plot=_draw(plot_losses, encoder["losses"]) if encoder["losses"] else None,
+        retrieval_plot=_draw_retrieval(encoder),
+        projection_plot=_draw(plot_projection, numbers["projection"]),
     )
     return page
+
+
+def _draw(plot: Callable[..., str], *values: Any) -> Markup:
+    return Markup(plot(*values))  # noqa: S704  our own drawing
+
+
+def _draw_retrieval(encoder: Mapping[str, Any]) -> Markup | None:
+    values = encoder["held_back_retrieval"] or []
+    if all(value is None for value in values):
+        return None
+    return _draw(plot_retrieval, values, encoder["best_epoch"])
 
 
 def list_measures(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> list[Measure]:
     """Return the diagnostics that were taken, in the order of the page; one that was not taken is None."""
     old, new = _flatten(before or {}), _flatten(after or {})
+    centred = _flatten((before or {}).get("centred", {}))
     measures = []
     for key, (name, meaning) in MEASURES.items():
         places = sorted({place for place in [*old, *new] if place[0] == key}, key=_natural_order)
-        rows = tuple((_name_place(place[1:]), old.get(place), new.get(place)) for place in places)
+        rows = tuple((_name_place(place[1:]), old.get(place), centred.get(place), new.get(place)) for place in places)
         if rows:
             measures.append(Measure(name, meaning, rows))
     return measures

@@ -20,6 +20,8 @@ INK = "#010203"
 
 SELECTED, CLUSTERED, RANDOM = "#2f6fed", "#e08600", "#8a94a6"
 
+MODALITY_COLORS = ("#2f6fed", "#e08600", "#18a173", "#c2459c", "#7a5af0", "#b0413e")
+
 LINE_COLORS = (SELECTED, CLUSTERED, "#18a173", "#c2459c", "#7a5af0", RANDOM)
 
 STYLE: dict[Any, Any] = {
@@ -74,6 +76,56 @@ def plot_losses(losses: Mapping[str, Sequence[float | None]]) -> str:
         axes.legend(loc="upper right")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         return _render(figure)
+
+
+def plot_retrieval(values: Sequence[float | None], best_epoch: int | None) -> str:
+    """Draw the retrieval of held-back pairs, one value an epoch, and mark the epoch whose encoder was kept."""
+    with mpl.rc_context({**STYLE, "svg.hashsalt": "retrieval"}):
+        figure, axes = _open_figure(6.4, 2.4)
+        points = [(epoch, value) for epoch, value in enumerate(values, start=1) if value is not None]
+        axes.plot([x for x, _ in points], [y for _, y in points], color=SELECTED, linewidth=1.8)
+        kept = [point for point in points if point[0] == best_epoch]
+        for epoch, value in kept:
+            axes.plot([epoch], [value], "o", color=SELECTED, label=f"kept: epoch {epoch}", linestyle="none")
+        if kept:
+            axes.legend(loc="lower right")
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("mean reciprocal rank")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        return _render(figure)
+
+
+def plot_projection(projection: Mapping[str, Any]) -> str:
+    """Draw the plane twice: every modality in its colour, and the picks among the rest."""
+    with mpl.rc_context({**STYLE, "svg.hashsalt": "projection", "axes.grid": False}):
+        figure = Figure(figsize=(9.6, 4.4), layout="constrained")
+        FigureCanvasSVG(figure)
+        all_pairs, picks = figure.subplots(1, 2)
+        is_selected = projection["is_selected"]
+        for (name, points), color in zip(projection["points"].items(), MODALITY_COLORS, strict=False):
+            _mark(all_pairs, points, [True] * len(is_selected), color, 3.0, name)
+            _mark(picks, points, [not chosen for chosen in is_selected], RANDOM, 2.0, None)
+        for (name, points), color in zip(projection["points"].items(), MODALITY_COLORS, strict=False):
+            _mark(picks, points, is_selected, color, 5.0, f"{name}, selected")
+        for axes, title in ((all_pairs, "all pairs"), (picks, "selected pairs")):
+            axes.set_title(title, loc="left", fontsize=9)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.set_aspect("equal", adjustable="datalim")
+            axes.legend(loc="upper right", handletextpad=0.2)
+        return _render(figure)
+
+
+def _mark(
+    axes: Axes,
+    points: Mapping[str, Sequence[float]],
+    is_shown: Sequence[bool],
+    color: str,
+    size: float,
+    label: str | None,
+) -> None:
+    x, y = ([value for value, shown in zip(points[axis], is_shown, strict=True) if shown] for axis in "xy")
+    axes.plot(x, y, "o", color=color, alpha=0.7, markersize=size, markeredgewidth=0, linestyle="none", label=label)
 
 
 def plot_alignment(alignment: Mapping[str, Any]) -> str:

@@ -58,10 +58,13 @@ class SelectionConfig(Settings):
         0.5,
         ge=0,
         le=1,
-        description="weight of suspicion: a candidate's kernel is scaled by 1 - lambda_align * suspicion",
+        description="weight of suspicion: the kernel of the most suspicious candidate is scaled by 1 - lambda_align",
     )
     suspicious_fraction: float = Field(
-        0.2, ge=0, le=1, description="share of the pool, the most suspicious pairs, whose suspicion is above 0"
+        0.2,
+        ge=0,
+        le=1,
+        description="share of the pool, the most suspicious pairs, that is trusted less, rising with the rank",
     )
     refine: Literal["swap", "none"] = Field(
         "swap", description="swap: move picks to better members of their cells, then rank again; none: strict greedy"

@@ -29,7 +29,7 @@ class PairGraph:
 
     Args:
         kernel: (N, N) int32 multiples of 2^-30, sparse, symmetric, the diagonal stored.
-        suspicion: (N,) in [0, 1], 0 but for the most suspicious pairs.
+        suspicion: (N,) in [0, 1], from `weigh_suspicion`: 0 but for the most suspicious pairs.
         floor: (N,) int32, the kernel value beyond which a row's neighbours are not known.
     """
 

@@ -128,6 +128,25 @@ def test_diagnoses_are_json_and_equal_for_equal_seeds() -> None:
     assert set(found["effective_rank"]) == {"image", "text", "audio"}
 
 
+def test_centring_takes_the_means_away_and_keeps_unit_length() -> None:
+    a = make_units(80, 0)
+    shifted = a + np.float32(2) * np.eye(8, dtype=np.float32)[0]
+    shifted /= np.linalg.norm(shifted, axis=1, keepdims=True)
+    embeddings = {"image": a, "text": shifted.astype(np.float32)}
+    centred = metrics.centre_embeddings(embeddings)
+    for name, vectors in embeddings.items():
+        plain = vectors - vectors.mean(axis=0)
+        np.testing.assert_allclose(centred[name], plain / np.linalg.norm(plain, axis=1, keepdims=True), atol=1e-5)
+    found = metrics.diagnose_embeddings(embeddings, seed=1)
+    assert found["modality_gap"]["image->text"] > 0.5
+    assert found["centred"]["modality_gap"]["image->text"] < 0.2 * found["modality_gap"]["image->text"]
+    assert found["centred"]["alignment"]["image->text"] == pytest.approx(
+        metrics.measure_alignment(centred["image"], centred["text"])
+    )
+    same = metrics.centre_embeddings({"image": np.tile(a[:1], (5, 1))})["image"]
+    assert not same.any()
+
+
 def test_diagnoses_of_a_few_pairs_do_not_fail() -> None:
     for num_pairs in (1, 2, 4):
         embeddings = {name: vectors[:num_pairs] for name, vectors in make_embeddings().items()}

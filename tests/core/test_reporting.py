@@ -1,8 +1,10 @@
 """Reporting: the comparisons against brute force, cards that never break, a page that escapes everything."""
 
 import base64
+import importlib.util
 import io
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from math import comb
 from pathlib import Path
@@ -15,7 +17,7 @@ from PIL import Image
 
 from mmcsal_core.artifacts import Artifact
 from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
-from mmcsal_core.errors import ArtifactError
+from mmcsal_core.errors import ArtifactError, ConfigError
 from mmcsal_core.metrics import measure_coverage_curve
 from mmcsal_core.reporting.gallery import MAX_AUDIO_BYTES, MAX_TEXT_CHARS, GalleryView, Panel, make_cards
 from mmcsal_core.reporting.measures import (
@@ -35,7 +37,8 @@ from mmcsal_core.reporting.numbers import (
     locate_ids,
 )
 from mmcsal_core.reporting.page import MINUS, NOT_MEASURED, format_number, list_measures, render_page
-from mmcsal_core.reporting.plots import INK, plot_coverage, plot_losses
+from mmcsal_core.reporting.plots import INK, plot_coverage, plot_losses, plot_projection, plot_retrieval
+from mmcsal_core.reporting.projection import project_embeddings
 from mmcsal_core.schema import (
     embedding_schema,
     feature_schema,
@@ -138,6 +141,8 @@ def test_numbers_are_json_and_rounded(inputs: ReportInputs) -> None:
     assert json.loads(json.dumps(numbers, allow_nan=False)) == numbers
     assert numbers["selection"]["num_selected"] == BUDGET
     assert numbers["selection"]["num_pool"] == NUM_PAIRS
+    suspicion = inputs.selection.read_table(["suspicion"])["suspicion"].to_numpy()
+    assert numbers["selection"]["share_in_suspicious_fifth"] == pytest.approx((suspicion > 0.8).mean(), abs=1e-5)
     assert numbers["stages"][0]["rejects_by_reason"] == {"unreadable_image": 3}
     assert [entry["column"] for entry in numbers["metadata"]] == ["group"]
     assert numbers["metadata"][0]["budgets"] == [10, 20, BUDGET]
@@ -171,7 +176,14 @@ def make_card_panels(tmp_path: Path, name: str, uris: list[str]) -> list[Panel]:
     pairs = pa.table({"pair_id": ids, f"{name}_uri": uris})
     ones = [1.0] * len(uris)
     selection = pa.table(
-        {"pair_id": ids, "rank": range(len(uris)), "gain": ones, "alignment": ones, "cluster_weight": [1] * len(uris)}
+        {
+            "pair_id": ids,
+            "rank": range(len(uris)),
+            "gain": ones,
+            "alignment": ones,
+            "suspicion": ones,
+            "cluster_weight": [1] * len(uris),
+        }
     )
     view = GalleryView({name: modality}, [], 64)
     return [card.panels[0] for card in make_cards(selection, pairs, view, {})]
@@ -230,14 +242,74 @@ def test_plots_are_inline_drawings_in_the_colour_of_the_page() -> None:
     assert plot_losses({"a": [3.0, 2.0], "b": [None, 1.0]}).count("<text") > 4
 
 
+def test_a_plane_shows_most_of_the_variance_and_has_one_orientation() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(80, 6)) * [5.0, 3.0, 0.2, 0.1, 0.1, 0.1]
+    vectors = {"image": rows[:40].astype(np.float32), "text": rows[40:].astype(np.float32)}
+    picks = np.arange(40) < 7
+    found = project_embeddings(vectors, picks, "pca", seed=0)
+    assert found == project_embeddings(vectors, picks, "pca", seed=9)
+    plane = np.concatenate([np.transpose([p["x"], p["y"]]) for p in found["points"].values()])
+    centred = rows - rows.mean(axis=0)
+    singular, axes = np.linalg.svd(centred)[1:]
+    assert found["explained"] == pytest.approx((singular[:2] ** 2).sum() / (singular**2).sum(), abs=1e-5)
+    np.testing.assert_allclose(np.abs(plane), np.abs(centred @ axes[:2].T), atol=1e-3)
+    assert np.corrcoef(plane[:, 0], rows[:, 0])[0, 1] > 0.99
+    assert np.corrcoef(plane[:, 1], rows[:, 1])[0, 1] > 0.99
+    assert found["is_selected"] == [True] * 7 + [False] * 33
+    flat = {name: np.ones((3, 4), dtype=np.float32) for name in vectors}
+    assert project_embeddings(flat, picks[:3], "pca", seed=0)["points"]["image"]["x"] == [0.0] * 3
+
+
+def test_umap_is_laid_out_alike_twice_or_asked_for_by_name() -> None:
+    vectors, picks = {name: x[:60] for name, x in make_vectors().items()}, np.arange(60) < 5
+    if importlib.util.find_spec("umap") is None:
+        with pytest.raises(ConfigError, match=r"needs the package umap-learn, got none; pip install 'mmcsal\[umap\]'"):
+            project_embeddings(vectors, picks, "umap", seed=1)
+    else:
+        first, second = (project_embeddings(vectors, picks, "umap", seed=1) for _ in range(2))
+        assert first == second
+        assert np.unique(first["points"]["text"]["x"]).size > 30
+
+
+def test_the_plane_is_a_sample_that_holds_the_first_picks(inputs: ReportInputs) -> None:
+    settings = replace(SETTINGS, max_projected=50)
+    projection = collect_numbers(inputs, list(MODALITIES), settings)["projection"]
+    assert (projection["num_pairs"], len(projection["points"]["text"]["y"])) == (50, 50)
+    assert sum(projection["is_selected"]) >= BUDGET
+    whole = collect_numbers(inputs, list(MODALITIES), SETTINGS)["projection"]
+    assert (whole["num_pairs"], sum(whole["is_selected"])) == (NUM_PAIRS, BUDGET)
+
+
+def test_the_plane_and_the_retrieval_are_drawn_alike_every_time(inputs: ReportInputs) -> None:
+    projection = collect_numbers(inputs, list(MODALITIES), SETTINGS)["projection"]
+    drawing = plot_projection(projection)
+    assert drawing == plot_projection(projection)
+    assert "text, selected" in drawing
+    assert drawing.count("<use") >= 2 * 2 * NUM_PAIRS
+    assert "kept: epoch 2" in plot_retrieval([None, 0.5, 0.4], 2)
+    assert "kept" not in plot_retrieval([0.3, 0.5, 0.4], None)
+
+
+def test_a_page_without_watched_retrieval_or_centred_measures_is_whole(inputs: ReportInputs) -> None:
+    numbers = collect_numbers(inputs, list(MODALITIES), SETTINGS)
+    page = render_page(numbers, [], title="t", thumbnail_px=96)
+    assert "Retrieval of held-back pairs" in page
+    numbers["encoder"] |= {"held_back_retrieval": None, "best_epoch": None}
+    del numbers["encoder"]["before"]["centred"]
+    page = render_page(numbers, [], title="t", thumbnail_px=96)
+    assert "Retrieval of held-back pairs" not in page
+    assert "Before, centred" in page
+
+
 def test_measures_stand_in_the_order_of_the_page_with_what_is_missing() -> None:
     metrics = make_metrics()
     measures = list_measures(metrics["before"], metrics["after"])
     assert [measure.name for measure in measures[:2]] == ["Modality gap", "Modality told apart"]
-    assert measures[0].rows == (("image → text", 0.81, 0.12),)
+    assert measures[0].rows == (("image → text", 0.81, 0.081, 0.12),)
     retrieval = next(measure for measure in measures if measure.name == "Pair retrieval")
     assert [row[0].rpartition(" ")[2] for row in retrieval.rows] == ["1", "5", "10"] * 2
-    assert list_measures(None, {"modality_gap": {"a->b": 1.0}})[0].rows == (("a → b", None, 1.0),)
+    assert list_measures(None, {"modality_gap": {"a->b": 1.0}})[0].rows == (("a → b", None, None, 1.0),)
     assert list_measures(None, None) == []
 
 
@@ -285,4 +357,5 @@ def test_the_data_dictionary_names_every_column_and_key(inputs: ReportInputs) ->
     numbers = collect_numbers(inputs, list(MODALITIES), SETTINGS)
     names = [name for schema in [*schemas, feature_schema({"<m>": 2})] for name in schema.names]
     names += [*numbers, *numbers["selection"], *numbers["coverage"], *numbers["metadata"][0], *numbers["stages"][0]]
+    names += [*numbers["encoder"], *numbers["projection"]]
     assert [name for name in names if f"`{name}`" not in page and f"`{name}[]`" not in page] == []

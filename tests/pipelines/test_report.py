@@ -117,7 +117,17 @@ def test_page_renders(tmp_path: Path, browser: Browser) -> None:
 def test_report_json_has_stable_keys(tmp_path: Path) -> None:
     make_reported(tmp_path)
     numbers = json.loads((tmp_path / "run" / "report" / "report.json").read_text())
-    keys = ["alignment", "coverage", "encoder", "metadata", "run", "schema_version", "selection", "stages"]
+    keys = [
+        "alignment",
+        "coverage",
+        "encoder",
+        "metadata",
+        "projection",
+        "run",
+        "schema_version",
+        "selection",
+        "stages",
+    ]
     assert list(numbers) == keys
 
 
