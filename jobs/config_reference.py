@@ -14,8 +14,8 @@ from jobs.config import JobConfig
 
 HEADING = """# Configuration
 
-One YAML file, read by `mmcsal plan`, `run`, `select` and `evaluate`; `--set a.b=c` overrides a key. Unknown keys are refused.
-Examples: [jobs/configs](../jobs/configs). This page is written by
+One YAML file, read by `mmcsal plan`, `run`, `select` and `evaluate`; `--set a.b=c` overrides a key. Unknown keys are
+refused. Examples: [jobs/configs](../jobs/configs). This page is written by
 `python -m jobs.config_reference > docs/configuration.md`.
 
 | key | type | default | meaning |

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from types import FrameType
+from typing import Any
 
 from jobs.cluster import connect_ray
 from jobs.config import JobConfig, describe_config, hash_config, parse_stored_config
@@ -191,8 +192,16 @@ def _make_stage_run(config: JobConfig, step: Step, on_progress: Callable[..., No
         resources=config.resources,
         max_reject_fraction=config.max_reject_fraction,
         on_progress=on_progress,
-        before_success=lambda: config.run_store.write_json(CONFIG, describe_config(config)),
+        before_success=lambda: config.run_store.write_json(CONFIG, _describe_published(config, step)),
     )
+
+
+def _describe_published(config: JobConfig, step: Step) -> dict[str, Any]:
+    """Return the configuration to store once a step has published; an evaluation does not speak for the selection."""
+    described = describe_config(config)
+    if step.name != EVALUATE:
+        return described
+    return {**config.run_store.read_json(CONFIG), "evaluate": described["evaluate"]}
 
 
 def _list_stored_steps(config: JobConfig, list_hashes: Mapping[str, str], lists: PairLists | None = None) -> list[Step]:

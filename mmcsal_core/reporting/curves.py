@@ -66,6 +66,8 @@ def _label_axes(axes: Axes, budgets: Sequence[float]) -> None:
     axes.xaxis.set_major_locator(FixedLocator(budgets))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([f"{budget:.0f}" for budget in budgets])
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0.0), min(high, 1.02))
     axes.set_xlabel("labels (pairs picked)")
     axes.set_ylabel("balanced accuracy on test pairs")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -69,11 +69,15 @@ def test_evaluate_evaluates_stored_embeddings_and_leaves_the_rest_alone(job: Pat
     assert json.loads((folder / "run_status.json").read_text())["stages"][EVALUATE]["state"] == "done"
 
 
-def test_an_evaluation_stays_valid_when_pairs_are_selected_again(job: Path) -> None:
+def test_selection_and_evaluation_leave_each_other_valid(job: Path) -> None:
+    again = ("select", job, "--budget", "9", "--set", "selection.lambda_align=0.2", "--json")
+    assert list_executed(call(*again)) == ["coreset", "report"]
     assert list_executed(call("evaluate", job, "--json")) == [EVALUATE]
+    assert json.loads(call("validate", run_folder(job), "--json").stdout)["ok"] is True
+    stored = json.loads((run_folder(job) / "config.json").read_text())
+    assert (stored["selection"]["budget"], stored["evaluate"]["label_column"]) == (9, "shape")
     before = read_files(run_folder(job) / "evaluation")
-    again = list_executed(call("select", job, "--budget", "9", "--set", "selection.lambda_align=0.2", "--json"))
-    assert again == ["coreset", "report"]
+    assert list_executed(call(*again, "--set", "selection.lambda_div=0.2")) == ["coreset", "report"]
     assert read_files(run_folder(job) / "evaluation") == before
     assert json.loads(call("validate", run_folder(job), "--json").stdout)["ok"] is True
     assert list_executed(call("report", run_folder(job), "--json")) == ["report"]
