@@ -21,7 +21,15 @@ from tests.evidence.claims import (
 )
 from tests.evidence.contestants import DEFAULT, NO_ALIGNMENT, RANDOM, list_baselines, list_contestants
 from tests.evidence.document import Occasion, render_document
-from tests.evidence.encoder_views import CENTRED, INFO_NCE, PROTOTYPES, GapMeasures, name_default_encoder
+from tests.evidence.encoder_views import (
+    CENTRED,
+    INFO_NCE,
+    PROTOTYPES,
+    UNTRAINED,
+    GapMeasures,
+    list_encoders,
+    name_default_encoder,
+)
 from tests.evidence.figures import Figures, collect_figures, compare, find_best_per_set, find_best_single
 from tests.evidence.results import CellResult
 
@@ -117,11 +125,10 @@ def test_alignment_may_not_cost_class_coverage(coverage: float, holds: bool) -> 
 
 
 def _make_encoders(own: GapMeasures) -> Figures:
+    encoders = {PROTOTYPES[0], OWN, INFO_NCE}
     return collect_figures(
-        [
-            _make_result(Cell("google", 0.0, 0, OWN), ACCURACIES, gap=own),
-            _make_result(Cell("google", 0.0, 0, INFO_NCE), ACCURACIES),
-        ]
+        _make_result(Cell("google", 0.0, 0, name), ACCURACIES, gap=None if name == INFO_NCE else own)
+        for name in sorted(encoders)
     )
 
 
@@ -131,7 +138,7 @@ def _make_encoders(own: GapMeasures) -> Figures:
 )
 def test_prototypes_are_judged_against_info_nce(own: GapMeasures, holds: tuple[bool, ...]) -> None:
     figures = _make_encoders(own)
-    found = tuple(judge(figures, 0.0, OWN).holds for judge in (judge_gap, judge_classifier, judge_retrieval))
+    found = tuple(judge(figures, 0.0, PROTOTYPES[0]).holds for judge in (judge_gap, judge_classifier, judge_retrieval))
     assert found == holds
 
 
@@ -193,11 +200,15 @@ def test_the_document_has_a_row_for_every_contestant_and_view() -> None:
     assert "| google | .800 | .400 | .900 | .800 | .300 | .300 |" in text
 
 
-def test_the_default_encoder_is_judged_first() -> None:
-    cells = [Cell("google", 0.0, 0, encoder) for encoder in (INFO_NCE, PROTOTYPES[-1], OWN)]
-    claims = list_claims(collect_figures(_make_result(cell, ACCURACIES) for cell in cells))
-    gaps = [claim.text.partition(":")[0] for claim in claims if "centroid gap" in claim.text]
-    assert gaps == [f"{OWN}, the default", PROTOTYPES[-1]]
+def test_every_encoder_with_prototypes_is_judged_the_default_first() -> None:
+    names = [name for name, config in list_encoders().items() if config.lambda_proto and name != UNTRAINED]
+    encoders = dict.fromkeys((INFO_NCE, *names[::-1], OWN))
+    claims = list_claims(collect_figures(_make_result(Cell("google", 0.0, 0, name), ACCURACIES) for name in encoders))
+    judged = [claim.text.partition(":")[0] for claim in claims if "centroid gap" in claim.text]
+    assert {name.removesuffix(", the default") for name in judged} == set(names)
+    assert [name.endswith(", the default") for name in judged] == [
+        OWN in names and place == 0 for place in range(len(names))
+    ]
 
 
 def test_claims_without_their_cells_are_left_out() -> None:

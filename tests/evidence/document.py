@@ -155,5 +155,6 @@ def _render_encoders(figures: Figures) -> str:
         render_views(figures),
     ]
     for view in list_prototype_views(figures)[:1]:
-        lines += ["Set by set, fitted on clean pools.", f"{render_gaps(figures, view)}\n"]
+        pools = describe_share(figures.shares[0])
+        lines += [f"Set by set; pools are {pools}, as in the claims.", f"{render_gaps(figures, view)}\n"]
     return "\n\n".join(lines)
