@@ -191,10 +191,10 @@ def test_an_incomplete_grid_is_called_so() -> None:
 
 def test_the_document_has_a_row_for_every_contestant_and_view() -> None:
     text = _render(_make_encoders(GapMeasures(0.4, 0.8, 0.3)), 4)
-    first_cells = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
+    first_cells = [line.split(" | ")[0].replace("**", "") for line in text.splitlines() if line.startswith("| ")]
     for name in list_baselines():
         assert first_cells.count(f"| {name}") == 1
-    for name in (NO_ALIGNMENT, f"**{OWN}**", INFO_NCE, f"{INFO_NCE}{CENTRED}"):
+    for name in (NO_ALIGNMENT, OWN, INFO_NCE, f"{INFO_NCE}{CENTRED}"):
         assert f"| {name}" in first_cells
     assert "| google | confirmed on | image + text | 9 | 70 | 30 |" in text
     assert "| google | .800 | .400 | .900 | .800 | .300 | .300 |" in text
