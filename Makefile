@@ -6,7 +6,7 @@ HUB_VENV ?= .venv-hub
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .PHONY: demo test check format lint types imports tests test-hub clean
-.PHONY: bench bench-features bench-train bench-selection bench-ray bench-memory
+.PHONY: evidence bench bench-features bench-train bench-selection bench-ray bench-memory
 
 demo: $(VENV)/.demo
 	$(BIN)/mmcsal demo
@@ -56,9 +56,14 @@ bench-memory: $(VENV)/.dev
 	$(THREADS) $(BIN)/python -m tests.benchmarks.bench_selection_memory
 
 # PROFILE is quick, standard or full; OPTIONS e.g. --only '200,000 x 256' or --fresh
-PROFILE ?= standard
+bench-selection: PROFILE ?= standard
 bench-selection: $(VENV)/.bench
 	$(THREADS) $(BIN)/python -m tests.benchmarks.bench_selection --profile $(PROFILE) $(OPTIONS)
+
+# PROFILE is quick or full, which takes hours; OPTIONS e.g. --only 'tux' or --render
+evidence: PROFILE ?= full
+evidence: $(VENV)/.dev
+	$(THREADS) $(BIN)/python -m tests.evidence --profile $(PROFILE) $(OPTIONS)
 
 # torch first: its pinned version decides which of its own dependencies are needed at all
 $(VENV)/bin/python:

@@ -79,7 +79,8 @@ def judge_split(
     rows: list[dict[str, Any]] = []
     for contestant in contestants:
         dims = contestant.config.search.backbone_dims
-        pool = make_pool(split.pool.embeddings, {}, None, spaces[dims], contestant.config.modality_weights)
+        weights, suspicion = contestant.config.modality_weights, split.pool.suspicion
+        pool = make_pool(split.pool.embeddings, {}, None, spaces[dims], weights, suspicion)
         for key, picks in _iter_picks(pool, contestant, split, config, seed):
             labels = split.pool.labels[picks]
             is_known = labels != NO_LABEL

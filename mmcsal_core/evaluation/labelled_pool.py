@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from mmcsal_core.errors import DataError, GateError
 from mmcsal_core.evaluation.config import EvaluateConfig
-from mmcsal_core.neighbors.vectors import Floats, Rows, Vectors
+from mmcsal_core.neighbors.vectors import Rows, Vectors
 
 NO_LABEL = -1
 """Code of a pair whose class is not known."""
@@ -30,7 +30,7 @@ class LabelledPool:
         features: (N, dim_m) by modality, the backbones' own; empty where there are none.
         labels: (N,) int64 codes from `encode_labels`, `NO_LABEL` where there is none.
         mispaired: (N,) bool, true where the halves do not belong together; None where that is not known.
-        out_of_fold: (N,) alignment by encoders that did not train on the pair, None where there is none.
+        suspicion: (N,) how far each pair is suspected of being mispaired, where that is known; only its order counts.
         spaces: (N, dim_m) of unit length by modality, the backbones' own spaces where they are stored; None to make
             them from the features of the pairs that may be picked.
     """
@@ -39,7 +39,7 @@ class LabelledPool:
     features: Matrices
     labels: Rows
     mispaired: npt.NDArray[np.bool_] | None = None
-    out_of_fold: Floats | None = None
+    suspicion: npt.NDArray[np.floating] | None = None
     spaces: Mapping[str, Vectors] | None = None
 
     def __post_init__(self) -> None:
@@ -74,7 +74,7 @@ class LabelledPool:
             features=take(self.features),
             labels=self.labels[rows],
             mispaired=None if self.mispaired is None else self.mispaired[rows],
-            out_of_fold=None if self.out_of_fold is None else self.out_of_fold[rows],
+            suspicion=None if self.suspicion is None else self.suspicion[rows],
             spaces=None if self.spaces is None else take(self.spaces),
         )
 

@@ -14,8 +14,9 @@ from mmcsal_core.evaluation.config import EvaluateConfig
 from mmcsal_core.evaluation.labelled_pool import NO_LABEL, LabelledPool, encode_labels
 from mmcsal_core.neighbors.sorted_tables import locate_ids, read_schema, read_sorted
 from mmcsal_core.neighbors.stored_spaces import read_backbone_spaces, read_features
+from mmcsal_core.neighbors.stored_suspicion import read_suspicion
 from mmcsal_core.neighbors.vectors import Rows
-from mmcsal_core.schema import PAIR_ID, embedding_column
+from mmcsal_core.schema import PAIR_ID, SUSPICION, embedding_column
 from mmcsal_core.selection.selection_table import list_carried
 from mmcsal_core.selection.stored_pool import PoolArtifacts
 from mmcsal_core.vector_columns import stack_vectors
@@ -30,7 +31,7 @@ class StoredLabels:
 
 
 def read_labelled_pool(inputs: PoolArtifacts, modalities: Sequence[str], config: EvaluateConfig) -> StoredLabels:
-    """Read all embedded pairs: vectors, labels and, where it is configured, which are mispaired.
+    """Read all embedded pairs: vectors, suspicion, labels and, where it is configured, which are mispaired.
 
     Raises:
         ConfigError: a column is not there or not of a type that serves.
@@ -47,6 +48,7 @@ def read_labelled_pool(inputs: PoolArtifacts, modalities: Sequence[str], config:
         features=read_features(inputs.features, ids, modalities),
         labels=labels,
         mispaired=_read_mispaired(inputs.pairs, ids, config.mispaired_column),
+        suspicion=read_suspicion(inputs.neighbors, ids)[SUSPICION].to_numpy(),
         spaces=read_backbone_spaces(inputs.indexes),
     )
     return StoredLabels(pool, classes)

@@ -89,15 +89,14 @@ def cluster_rows(vectors: Vectors, num_clusters: int, seed: int, num_restarts: i
     ordered = vectors[order]
     fits = [_run_lloyd(ordered, num_clusters, seed, restart) for restart in range(num_restarts)]
     kmeans = min(fits, key=lambda fit: float(fit.obj[-1]))
-    index: Any = kmeans.index
-    errors, assigned = index.search(ordered, 1)
+    errors, assigned = kmeans.index.search(ordered, 1)
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
     centroids = np.asarray(kmeans.centroids, dtype=np.float32)
     return Clusters(centroids, assigned[rank, 0].astype(np.int64), errors[rank, 0].astype(np.float64))
 
 
-def _run_lloyd(ordered: Vectors, num_clusters: int, seed: int, restart: int) -> faiss.Kmeans:
+def _run_lloyd(ordered: Vectors, num_clusters: int, seed: int, restart: int) -> Any:
     """Run Lloyd's algorithm from one choice of first centroids; FAISS's own is a uniform draw of rows."""
     own_seed = int(np.random.SeedSequence([seed, restart]).generate_state(1)[0] >> 1)
     first = None

@@ -1,5 +1,6 @@
 """The contest: who picks how often, that picks hang on no label, and what is refused."""
 
+import dataclasses
 from itertools import product
 from typing import Any
 
@@ -92,6 +93,18 @@ def test_picks_hang_on_no_label() -> None:
     one, two = contest(pool, test), contest(other, test)
     assert one["mispaired_share"].tolist() == two["mispaired_share"].tolist()
     assert one["accuracy"].tolist() != two["accuracy"].tolist()
+
+
+def test_what_is_known_of_mispaired_pairs_reaches_those_who_ask() -> None:
+    pool = make_labelled_pool()
+    assert pool.mispaired is not None
+    told = dataclasses.replace(pool, suspicion=pool.mispaired.astype(np.float64))
+    shares = [contest(each, strategies=("mmcsal", "coverage")).set_index("strategy") for each in (pool, told)]
+    before, after = (frame["mispaired_share"] for frame in shares)
+    assert after["mmcsal"].mean() < before["mmcsal"].mean()
+    assert after["coverage"].tolist() == before["coverage"].tolist()
+    one, *_ = make_splits(told, EvaluateConfig(**FEW), 3)
+    np.testing.assert_array_equal(one.pool.suspicion, one.pool.mispaired)
 
 
 def test_a_test_of_ones_own_leaves_the_whole_pool_to_pick_from() -> None:

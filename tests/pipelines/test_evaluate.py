@@ -15,6 +15,8 @@ from mmcsal_core.errors import ConfigError, DataError, GateError
 from mmcsal_core.evaluation import EvaluateConfig, LabelledPool, make_contestants, run_contest, summarise
 from mmcsal_core.evaluation.stored_labels import read_labelled_pool
 from mmcsal_core.neighbors.backbone_space import reduce_features
+from mmcsal_core.neighbors.sorted_tables import read_sorted
+from mmcsal_core.neighbors.stored_suspicion import read_suspicion
 from mmcsal_core.schema import PAIR_ID
 from mmcsal_core.schema_evaluation import contest_schema, label_saving_schema, summary_schema
 from mmcsal_core.selection import SelectionConfig
@@ -92,11 +94,13 @@ def test_the_rows_are_those_of_the_contest_in_process(
     evaluated: tuple[Artifact, Manifest], made: PairArtifacts
 ) -> None:
     out, manifest = evaluated
+    ids = read_sorted(made.embeddings, [])["pair_id"]
     pool = LabelledPool(
         made.pool.embeddings,
         made.pool.features,
         made.pool.clusters,
         mispaired=np.arange(NUM_PAIRS) % 9 == 0,
+        suspicion=read_suspicion(made.locate().neighbors, ids)["suspicion"].to_numpy(),
         spaces={name: reduce_features(x, 128) for name, x in made.pool.features.items()},
     )
     config = EvaluateConfig(**QUICK)

@@ -1,0 +1,219 @@
+"""The evidence document is written from figures: thresholds at their edges, means, and what did not work."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from tests.benchmarks.selection_machine import Machine
+from tests.evidence.cells import Cell, Findings, Protocol, Score, ViewResult
+from tests.evidence.claims import (
+    judge_classifier,
+    judge_coverage,
+    judge_gap,
+    judge_mispaired,
+    judge_per_set,
+    judge_random,
+    judge_retrieval,
+    judge_single,
+    list_claims,
+    show,
+)
+from tests.evidence.contestants import DEFAULT, NO_ALIGNMENT, RANDOM, list_baselines, list_contestants
+from tests.evidence.document import Occasion, render_document
+from tests.evidence.encoder_views import (
+    CENTRED,
+    INFO_NCE,
+    PROTOTYPES,
+    UNTRAINED,
+    GapMeasures,
+    list_encoders,
+    name_default_encoder,
+)
+from tests.evidence.figures import Figures, collect_figures, compare, find_best_per_set, find_best_single
+from tests.evidence.results import CellResult
+
+NAMES = ("openmoji", "google", "twitter")
+OWN = name_default_encoder()
+KMEANS, HERDING = "kmeans (features)", "maxherding (joint)"
+ACCURACIES = {DEFAULT: 0.5, RANDOM: 0.3, KMEANS: 0.4, HERDING: 0.45}
+
+
+def _make_result(
+    cell: Cell,
+    accuracies: Mapping[str, float],
+    *,
+    mispaired: float = 0.0,
+    coverage: float = 0.9,
+    gap: GapMeasures | None = None,
+) -> tuple[Cell, CellResult]:
+    def score(name: str, per_class: int) -> Score:
+        accuracy = accuracies.get(name, 0.2) + 0.01 * per_class
+        covered = coverage if name == DEFAULT else 0.9
+        return Score(name, per_class, accuracy, accuracy, covered, mispaired if name == DEFAULT else cell.share)
+
+    names = list(list_contestants()) if cell.encoder == OWN else [DEFAULT]
+    scores = tuple(score(name, per_class) for name in names for per_class in (1, 2, 3))
+    views = [ViewResult(cell.encoder, gap or GapMeasures(0.8, 0.9, 0.30), 0.7 if cell.share else None, scores)]
+    if cell.encoder == INFO_NCE:
+        views.append(ViewResult(f"{INFO_NCE}{CENTRED}", GapMeasures(0.1, 0.7, 0.29), None, scores))
+    return cell, CellResult(cell.key, "same", "2026-01-02T00:00:00", 60.0, Findings(70, 30, 9, tuple(views)))
+
+
+def _make_figures(accuracies: Mapping[str, Mapping[str, float]], **others: float) -> Figures:
+    cells = [Cell(name, share, 0, OWN) for name in accuracies for share in (0.0, 0.2)]
+    return collect_figures(
+        _make_result(cell, {**ACCURACIES, **accuracies[cell.set_name]}, **others)  # type: ignore[arg-type]
+        for cell in cells
+    )
+
+
+def test_a_sets_figure_is_the_mean_over_budgets_and_splits() -> None:
+    cells = [Cell("google", 0.0, split, OWN) for split in range(2)]
+    found = [_make_result(cell, {DEFAULT: 0.5 + cell.split}) for cell in cells]
+    by_set = collect_figures(found).by_set(0.0)
+    assert by_set.loc["google", DEFAULT] == pytest.approx((0.51 + 0.52 + 0.53 + 1.51 + 1.52 + 1.53) / 6)
+    assert collect_figures(found).by_set(0.0, per_class=3).loc["google", DEFAULT] == pytest.approx(1.03)
+
+
+def test_the_best_baselines_are_found_among_baselines() -> None:
+    by_set = _make_figures({"google": {}, "twitter": {KMEANS: 0.7, HERDING: 0.1}}).by_set(0.0)
+    assert find_best_single(by_set) == KMEANS  # .55 on the mean against .275
+    assert find_best_per_set(by_set)["name"].to_dict() == {"google": HERDING, "twitter": KMEANS}
+
+
+def test_a_comparison_is_over_sets_with_students_interval() -> None:
+    by_set = _make_figures({"google": {DEFAULT: 0.5}, "twitter": {DEFAULT: 0.6}, "openmoji": {DEFAULT: 0.2}}).by_set(0)
+    found = compare(by_set[DEFAULT], by_set[RANDOM])
+    assert found.difference == pytest.approx((0.2 + 0.3 - 0.1) / 3)
+    assert (found.wins, found.num_sets) == (2, 3)
+    deviation = np.std([0.2, 0.3, -0.1], ddof=1)
+    assert found.half_width == pytest.approx(4.302653 * deviation / 3**0.5, rel=1e-5)  # t of 2 degrees, 97.5 %
+
+
+@pytest.mark.parametrize(("losses", "holds"), [(1, True), (2, False)])
+def test_two_sets_in_three_must_be_won(losses: int, holds: bool) -> None:
+    rivals = {name: {HERDING: 0.51 if name in NAMES[:losses] else 0.5} for name in NAMES}
+    verdict = judge_per_set(_make_figures(rivals), 0.0)
+    assert verdict.holds == holds
+    assert verdict.figures.startswith(f"{3 - losses} of 3 sets")
+
+
+@pytest.mark.parametrize(("accuracy", "holds"), [(0.44, True), (0.46, False)])
+def test_the_default_must_beat_the_best_mean(accuracy: float, holds: bool) -> None:
+    figures = _make_figures({"google": {KMEANS: accuracy, HERDING: 0.4, DEFAULT: 0.45}})
+    assert judge_single(figures, 0.0).holds == holds
+
+
+@pytest.mark.parametrize(("accuracy", "holds"), [(0.30, True), (0.29, False)])
+def test_no_set_may_be_below_random(accuracy: float, holds: bool) -> None:
+    verdict = judge_random(_make_figures({"google": {}, "twitter": {DEFAULT: accuracy}}), 0.0)
+    assert verdict.holds == holds
+    assert ("below on twitter" in verdict.figures) != holds
+
+
+@pytest.mark.parametrize(("share", "holds"), [(0.04, True), (0.041, False)])
+def test_a_fifth_of_the_mispaired_share_may_be_picked(share: float, holds: bool) -> None:
+    assert judge_mispaired(_make_figures({"google": {}}, mispaired=share), 0.2).holds == holds
+
+
+@pytest.mark.parametrize(("coverage", "holds"), [(0.896, True), (0.894, False)])
+def test_alignment_may_not_cost_class_coverage(coverage: float, holds: bool) -> None:
+    verdict = judge_coverage(_make_figures({"google": {}}, coverage=coverage), 0.2)
+    assert verdict.holds == holds
+    assert verdict.figures == f"{show(coverage)} against .900 without alignment"
+
+
+def _make_encoders(own: GapMeasures) -> Figures:
+    encoders = {PROTOTYPES[0], OWN, INFO_NCE}
+    return collect_figures(
+        _make_result(Cell("google", 0.0, 0, name), ACCURACIES, gap=None if name == INFO_NCE else own)
+        for name in sorted(encoders)
+    )
+
+
+@pytest.mark.parametrize(
+    ("own", "holds"),
+    [(GapMeasures(0.4, 0.89, 0.29), (True, True, True)), (GapMeasures(0.41, 0.9, 0.289), (False, False, False))],
+)
+def test_prototypes_are_judged_against_info_nce(own: GapMeasures, holds: tuple[bool, ...]) -> None:
+    figures = _make_encoders(own)
+    found = tuple(judge(figures, 0.0, PROTOTYPES[0]).holds for judge in (judge_gap, judge_classifier, judge_retrieval))
+    assert found == holds
+
+
+def test_figures_are_shown_with_three_digits() -> None:
+    assert [show(value) for value in (0.5, -0.0214, 0.9996, 1.0, 10.25)] == [
+        ".500",
+        "-.021",
+        "1.000",
+        "1.000",
+        "10.250",
+    ]
+
+
+def _render(figures: Figures, num_planned: int) -> str:
+    machine = Machine("2 cores", 8.0, ("numpy 2",), 90.0)
+    occasion = Occasion("make evidence", "abc123", ("2026-01-02", "2026-01-03"), machine, 4, num_planned, 0.5)
+    return render_document(figures, occasion, Protocol())
+
+
+def test_the_document_says_what_holds_and_what_does_not() -> None:
+    below = _make_figures({"openmoji": {}, "google": {HERDING: 0.6}}, mispaired=0.1)
+    text = _render(below, 4)
+    assert "4 cells of the grid, 0.5 CPU hours, 2026-01-02 to 2026-01-03, commit abc123." in text
+    assert "Incomplete" not in text
+    claim = "20 % mispaired: the default picks at most a fifth of the pool's share of mispaired pairs"
+    row = next(line for line in text.splitlines() if line.startswith(f"| {claim}"))
+    assert row.count("**does not hold**: .100 of the picks, .200 of the pool") == 3  # all, chosen on, confirmed on
+    did_not_work = text.partition("## What did not work")[2].partition("\n## ")[0]
+    assert f"- Does not hold: {claim} (.100 of the picks, .200 of the pool)." in did_not_work
+    assert f"- clean: `{HERDING}` did better than the default (+0.025 ± 0.953, 1/2 sets)." in did_not_work
+    assert "clean: the step `+ cross-modal` did not raise balanced accuracy (+0.000 ± 0.000" in did_not_work
+    assert "on no set is the default below random" not in did_not_work
+    clean, mispaired = (text.partition(f"## Selection, {pool}")[2] for pool in ("clean", "20 % mispaired"))
+    assert "mispaired picks" not in clean.partition("## Selection")[0]
+    assert "mispaired picks" in mispaired
+
+
+def test_the_document_reports_choosing_and_confirming_sets_apart() -> None:
+    text = _render(_make_figures({"openmoji": {DEFAULT: 0.9}, "google": {DEFAULT: 0.1}}), 4)
+    row = next(line for line in text.splitlines() if line.startswith("| clean: on no set"))
+    everything, chosen, confirmed = row.split(" | ")[1:]
+    assert everything.startswith("**does not hold**: below on google")
+    assert chosen.startswith("**holds**")
+    assert confirmed.startswith("**does not hold**")
+
+
+def test_an_incomplete_grid_is_called_so() -> None:
+    assert "**Incomplete: 4 of 6 cells have results.**" in _render(_make_figures({"google": {}}), 6)
+
+
+def test_the_document_has_a_row_for_every_contestant_and_view() -> None:
+    text = _render(_make_encoders(GapMeasures(0.4, 0.8, 0.3)), 4)
+    first_cells = [line.split(" | ")[0].replace("**", "") for line in text.splitlines() if line.startswith("| ")]
+    for name in list_baselines():
+        assert first_cells.count(f"| {name}") == 1
+    for name in (NO_ALIGNMENT, OWN, INFO_NCE, f"{INFO_NCE}{CENTRED}"):
+        assert f"| {name}" in first_cells
+    assert "| google | confirmed on | image + text | 9 | 70 | 30 |" in text
+    assert "| google | .800 | .400 | .900 | .800 | .300 | .300 |" in text
+
+
+def test_every_encoder_with_prototypes_is_judged_the_default_first() -> None:
+    names = [name for name, config in list_encoders().items() if config.lambda_proto and name != UNTRAINED]
+    encoders = dict.fromkeys((INFO_NCE, *names[::-1], OWN))
+    claims = list_claims(collect_figures(_make_result(Cell("google", 0.0, 0, name), ACCURACIES) for name in encoders))
+    judged = [claim.text.partition(":")[0] for claim in claims if "centroid gap" in claim.text]
+    assert {name.removesuffix(", the default") for name in judged} == set(names)
+    assert [name.endswith(", the default") for name in judged] == [
+        OWN in names and place == 0 for place in range(len(names))
+    ]
+
+
+def test_claims_without_their_cells_are_left_out() -> None:
+    texts = [claim.text for claim in list_claims(_make_figures({"google": {}}))]
+    assert not any("centroid gap" in text for text in texts)
+    assert any(text.startswith("20 % mispaired") for text in texts)
+    clean = collect_figures([_make_result(Cell("google", 0.0, 0, OWN), ACCURACIES)])
+    assert {claim.text.partition(":")[0] for claim in list_claims(clean)} == {"clean"}
