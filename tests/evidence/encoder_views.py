@@ -2,6 +2,7 @@
 
     untrained               the projection heads at their initialisation
     InfoNCE only            no other loss, all pairs trusted
+    InfoNCE, alignment term the same with the squared distance of a pair's embeddings, weight 1
     own, cross, both        prototypes, by what a pair is pulled to
     default                 the default configuration, where it is none of these
     without prototypes      the default less these, where that is more than InfoNCE
@@ -28,6 +29,7 @@ from mmcsal_core.selection.suspected_pairs import measure_suspicion
 NO_PROTOTYPES = "without prototypes"
 UNTRAINED = "untrained"
 INFO_NCE = "InfoNCE only"
+ALIGNED = "InfoNCE, alignment term"
 PROTOTYPES = tuple(f"{target} prototypes" for target in get_args(PrototypeTarget))
 CENTRED = ", centred"
 
@@ -74,6 +76,7 @@ def list_encoders() -> dict[str, EncoderConfig]:
     """Return the configurations by the name of the encoder; `untrained` is that of the default before any epoch."""
     default = EncoderConfig()
     encoders = {INFO_NCE: default.model_copy(update=ALONE)}
+    encoders[ALIGNED] = default.model_copy(update={**ALONE, "lambda_align": 1.0})
     for name, target in zip(PROTOTYPES, get_args(PrototypeTarget), strict=True):
         changes = {"lambda_proto": default.lambda_proto or LAMBDA_PROTO, "prototype_target": target}
         encoders[name] = default.model_copy(update=changes)
