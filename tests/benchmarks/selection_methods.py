@@ -167,9 +167,11 @@ def run_mmcsal(problem: Problem) -> Answer:
 
 
 def run_pair_coverage(problem: Problem) -> Answer:
-    """Run the default strategy as pure greedy coverage: no trust, no repulsion, no swaps, no second phase."""
+    """Run the default strategy as pure greedy coverage: no neighbourhoods, trust, repulsion, swaps or second phase."""
+    kernel = KernelConfig(neighborhood_weight=0.0)
     return _run_mmcsal(
-        problem, SelectionConfig(lambda_align=0.0, lambda_div=0.0, refine="none", diversity_threshold=0.0)
+        problem,
+        SelectionConfig(lambda_align=0.0, lambda_div=0.0, refine="none", diversity_threshold=0.0, kernel=kernel),
     )
 
 
@@ -205,13 +207,13 @@ def compute_dense_kernel(problem: Problem, kernel: KernelName, columns: Rows | N
         right = (relation.pool if columns is None else relation.pool[columns]).astype(np.float64).T
         for block in iter_blocks(num_rows, BLOCK_ROWS):
             squared = np.maximum(2.0 - 2.0 * (relation.queries[block].astype(np.float64) @ right), 0.0)
-            dense[block] += relation.weight * np.exp(-squared / bandwidth)
-    dense /= sum(relation.weight for relation in relations)
-    return dense
+            dense[block] += relation.weight * squared / bandwidth
+    dense /= -sum(relation.weight for relation in relations)
+    return np.asarray(np.exp(dense, out=dense))
 
 
 def list_relations(problem: Problem, kernel: KernelName) -> tuple[list[Relation], list[float]]:
-    """Return the relations that a kernel is made of, and their bandwidths."""
+    """Return the relations that a kernel is made of, and their bandwidths; `pair` leaves neighbourhoods out."""
     if kernel == "joint":
         return [Relation("joint", problem.vectors, problem.vectors, 1.0)], [problem.bandwidth]
     config = KernelConfig()

@@ -66,9 +66,9 @@ def _measure_pair_coverage(problem: Problem, picks: Rows, dtype: type[np.floatin
         values = np.zeros((block.stop - block.start, len(picks)), dtype=dtype)
         for relation, columns, bandwidth in zip(relations, right, bandwidths, strict=True):
             cosines = relation.queries[block].astype(dtype) @ columns
-            values += relation.weight * np.exp(-np.maximum(2 - 2 * cosines, 0) / bandwidth)
-        best[block] = values.max(axis=1)
-    return float(best.mean()) / sum(relation.weight for relation in relations)
+            values += relation.weight * np.maximum(2 - 2 * cosines, 0) / bandwidth
+        best[block] = values.min(axis=1)
+    return float(np.exp(-best / sum(relation.weight for relation in relations)).mean())
 
 
 def compare_distances(vectors: Vectors, reference: Rows, picks: Rows) -> Agreement:

@@ -37,7 +37,7 @@ starts; imports and a first call on 512 rows come before it too.
 - **radius**: distance of a row to its nearest pick, at most. **coverage**: mean over the pool of the best kernel
   value of a pick, exp(-d^2 / s), with s the median squared distance to the 60th neighbour; float64 up to 200
   million pick-row pairs, float32 above. Rows of the pair kernel measure coverage with the kernel of the strategy
-  `mmcsal`.
+  `mmcsal` less its neighbourhoods.
 - **graph s**, **greedy s**: CPU seconds of neighbour search and kernel (or the dense kernel), and of picking. What
   is left of CPU s is checks. **of dense**: coverage over that of greedy on the dense kernel.
 - `mmcsal` rows call `select_coreset`, which also checks the vectors and returns gains; `greedy alone` is the part
@@ -47,8 +47,8 @@ starts; imports and a first call on 512 rows come before it too.
 `numpy loop`: farthest-first, one matrix-vector product and one maximum in place for each pick. `numpy dense
 greedy`: lazy greedy on the N x N kernel in float64. `anomalib's algorithm`: its k-center greedy written out with
 torch (sparse random projection at distortion 0.9, then the farthest row one at a time), since the package itself is
-not installed for it; exact in its projection only. `mmcsal, coverage alone`: the default strategy without trust,
-repulsion, swaps and second phase."""
+not installed for it; exact in its projection only. `mmcsal, coverage alone`: the default strategy without
+neighbourhoods, trust, repulsion, swaps and second phase."""
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from mmcsal_core.corpus.decode import decode_content
 from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
 from mmcsal_core.neighbors.backbone_space import reduce_features
-from mmcsal_core.neighbors.config import KernelConfig
 from mmcsal_core.neighbors.relations import Relation, measure_bandwidth
 from mmcsal_core.neighbors.vectors import Floats, Vectors, iter_blocks
+from mmcsal_core.selection.baseline_config import BaselineConfig
 from tests.benchmarks.selection_pools import SEED, PoolFacts, PoolSpec
 
 NUM_CLUSTERS = 500
@@ -52,7 +52,7 @@ def measure_facts(path: Path) -> PoolFacts:
     vectors = np.load(path)
     start = int((vectors @ vectors.mean(axis=0)).argmax())
     joint = Relation("joint", vectors, vectors, 1.0)
-    return PoolFacts(str(path), start, measure_bandwidth(joint, KernelConfig().bandwidth_neighbor, SEED))
+    return PoolFacts(str(path), start, measure_bandwidth(joint, BaselineConfig().coverage_neighbor, SEED))
 
 
 class ClusterSource:
