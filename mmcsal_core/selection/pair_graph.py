@@ -6,7 +6,7 @@ spaces join the graph, since they keep what the projection drops.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scipy import sparse
@@ -51,6 +51,8 @@ class PairGraph:
 def build_pair_graph(pool: Pool, config: SelectionConfig, seed: int) -> PairGraph:
     """Compute the pair kernel, of all couples or on the union of all relations' neighbours, and each pair's suspicion.
 
+    Neighbourhoods are those of the kernel without them; what is near in their space then joins the graph.
+
     Args:
         pool: N pairs.
         config: kernel, search and share of suspicious pairs.
@@ -61,7 +63,16 @@ def build_pair_graph(pool: Pool, config: SelectionConfig, seed: int) -> PairGrap
     needs_neighbors = not is_whole or pool.suspicion is None
     neighbors = find_neighbors(pool, backbones, config) if needs_neighbors else {}
     couples = AllCouples(pool.num_pairs) if is_whole else EdgeCouples(neighbors.values(), pool.num_pairs)
-    kernel = _sum_relations(pool, couples, spaces, backbones, config.kernel, seed)
+    relations = weigh_relations([*list_shared_relations(pool.embeddings, config.kernel), *backbones], pool.weights)
+    kernel = _compute_kernel(couples, relations, config.kernel, seed)
+    if config.kernel.neighborhood_weight > 0:
+        own = {backbone_space(name): x for name, x in spaces.items()} or pool.embeddings
+        means = average_neighborhoods(own, list_nearest(kernel, config.kernel.neighborhood_size))
+        if not is_whole:
+            joint = Pool(means, {}).joint
+            couples = EdgeCouples([*neighbors.values(), find_rows(joint, joint, config.search)], pool.num_pairs)
+        relations += weigh_relations(list_neighborhood_relations(means, config.kernel), pool.weights)
+        kernel = _compute_kernel(couples, relations, config.kernel, seed)
     scores = pool.suspicion
     if scores is None:
         scores = score_suspicion(measure_witnesses(pool.embeddings, neighbors))
@@ -70,24 +81,11 @@ def build_pair_graph(pool: Pool, config: SelectionConfig, seed: int) -> PairGrap
     return PairGraph(kernel, suspicion, find_horizon(kernel, num_neighbors, config.kernel.horizon))
 
 
-def _sum_relations(
-    pool: Pool,
-    couples: Couples,
-    spaces: Mapping[str, Vectors],
-    backbones: Sequence[Relation],
-    config: KernelConfig,
-    seed: int,
+def _compute_kernel(
+    couples: Couples, relations: Sequence[Relation], config: KernelConfig, seed: int
 ) -> sparse.csr_array:
-    """Return the kernel of all relations; neighbourhoods are those of the kernel without them."""
     total = KernelSum(couples, config, seed)
-    total.add(weigh_relations([*list_shared_relations(pool.embeddings, config), *backbones], pool.weights))
-    kernel = couples.make_graph(total.compute())
-    if config.neighborhood_weight == 0:
-        return kernel
-    nearest = list_nearest(kernel, config.neighborhood_size)
-    own = {backbone_space(name): x for name, x in spaces.items()} or pool.embeddings
-    means = average_neighborhoods(own, nearest)
-    total.add(weigh_relations(list_neighborhood_relations(means, config), pool.weights))
+    total.add(relations)
     return couples.make_graph(total.compute())
 
 
