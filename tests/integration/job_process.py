@@ -11,7 +11,14 @@ import yaml
 
 MMCSAL = [sys.executable, "-W", "ignore", "-m", "jobs"]
 
-QUICK_ENCODER = {"dim": 32, "hidden_width": 64, "epochs": 4, "batch_size": 64, "prototype_refresh_epochs": 1}
+QUICK_ENCODER = {
+    "dim": 32,
+    "hidden_width": 64,
+    "epochs": 4,
+    "batch_size": 64,
+    "prototype_refresh_epochs": 1,
+    "out_of_fold_epochs": 1,
+}
 
 
 def make_config(corpus: Path, output: Path, **changes: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from tests.corpora import write_clip_folder, write_image_text_parquet
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-QUICK = {"encoder": "\nencoder:\n  epochs: 3\n"}
+QUICK = {"encoder": "\nencoder:\n  epochs: 3\n  out_of_fold_epochs: 1\n"}
 """What a test adds to the README's configurations: a short training, nothing else."""
 
 
