@@ -71,7 +71,10 @@ class SelectionConfig(Settings):
     )
     max_refine_rounds: int = Field(50, ge=1, description="rounds of swaps, at most")
     diversity_threshold: float = Field(
-        0.001, ge=0, lt=1, description="below this share of the first gain, k-center picks the rest; 0 never"
+        0.05,
+        ge=0,
+        description="once a pick covers less than so many pairs' worth, k-center picks the rest; 0 never. Where there "
+        "are costs, of a pick of median cost",
     )
     outlier_fraction: float = Field(
         0.05, ge=0, lt=1, description="share of the pool, the least typical pairs, that k-center leaves for last"

@@ -11,11 +11,10 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from mmcsal_core.neighbors.vectors import Rows
-from mmcsal_core.neighbors.whole_kernel import UNIT
 from mmcsal_core.selection.coreset import Picks, Request
 from mmcsal_core.selection.covering import rank_again, search_cover
 from mmcsal_core.selection.engine.cover_objective import Cover
-from mmcsal_core.selection.engine.lazy_blocks import Limits, Shards
+from mmcsal_core.selection.engine.lazy_blocks import Limits
 from mmcsal_core.selection.k_center import continue_k_center
 from mmcsal_core.selection.pair_graph import PairGraph, build_pair_graph
 from mmcsal_core.selection.pool import Pool
@@ -50,7 +49,7 @@ def cover_graph(graph: PairGraph, request: Request) -> Picks:
     objective = Cover(trust, config.lambda_div, request.constraints.costs, graph.floor)
     eligibility = request.constraints.begin(num_rows, request.labelled)
     shards = request.engine.open_cover(graph.kernel, objective, eligibility.list_closed())
-    limits = _limit_coverage(shards, objective, request, eligibility.is_open)
+    limits = _limit_coverage(objective, request, eligibility.is_open)
     picks = search_cover(objective, shards, eligibility, request, limits, "coverage")
     if config.refine == "none" or len(picks.indices) == 0 or not request.constraints.may_exchange:
         return picks
@@ -60,20 +59,20 @@ def cover_graph(graph: PairGraph, request: Request) -> Picks:
     return ranked.until(limits)
 
 
-def _limit_coverage(shards: Shards, objective: Cover, request: Request, is_open: npt.NDArray[np.bool_]) -> Limits:
-    """End coverage at the minimum gain where there is one, else where the rise of F is a trifle of the first.
+def _limit_coverage(objective: Cover, request: Request, is_open: npt.NDArray[np.bool_]) -> Limits:
+    """End coverage at the minimum gain where there is one, else where F rises by less than a trifle of one pair.
 
     A gain below 0 ends it too where costs divide gains: the dearest pair would lose least.
     """
     config, costs = request.config, objective.costs
     can_end = config.min_gain is not None or config.lambda_div == 0 or costs is not None
     min_gain = request.least_gain if can_end else -np.inf
-    share = 0.0 if config.min_gain is not None else config.diversity_threshold
-    if share == 0:
+    if config.min_gain is not None or config.diversity_threshold == 0:
         return Limits(request.budget, min_gain, costs=costs)
-    rises = np.concatenate(shards.gather("read_values")) / (UNIT * len(objective.trust))
-    first = float((rises if costs is None else rises / costs)[is_open].max(initial=0.0))
-    return Limits(request.budget, min_gain, max(share * first, np.finfo(np.float64).tiny), costs)
+    min_rise = config.diversity_threshold / len(objective.trust)
+    if costs is not None:
+        min_rise /= float(np.median(costs[is_open])) if is_open.any() else 1.0
+    return Limits(request.budget, min_gain, min_rise, costs)
 
 
 def _spread(pool: Pool, graph: PairGraph, picks: Rows, request: Request) -> Picks:

@@ -209,7 +209,7 @@ def test_copies_of_picks_gain_nothing_and_are_filled_in_or_left(strategy: Strate
 
 
 def test_the_continued_selection_of_mmcsal_spreads_under_the_same_constraints() -> None:
-    config = configure(diversity_threshold=0.3)
+    config = configure(diversity_threshold=1.5)
     demands = quotas(maximum={"a": 14, "b": 14, "c": 9})
     coreset = select(config, budget=34, costs=COSTS, cost_budget=60.0, **demands)
     assert {"coverage", "diversity"} <= set(coreset.phases)

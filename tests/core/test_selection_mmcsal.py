@@ -266,7 +266,7 @@ def test_counting_above_the_horizon_reaches_the_value_of_dense_greedy(budget: in
 
 def test_k_center_takes_over_once_coverage_is_exhausted_and_leaves_outliers_for_last() -> None:
     pool = make_clustered_pool(150)
-    config = SelectionConfig(diversity_threshold=0.2, kernel=KernelConfig(bandwidth_neighbor=10))
+    config = SelectionConfig(diversity_threshold=2.0, kernel=KernelConfig(bandwidth_neighbor=10))
     coreset = select_coreset(pool.embeddings, 150, features=pool.features, config=config)
     phases = list(dict.fromkeys(coreset.phases))
     assert phases == ["coverage", "diversity", "outlier"]
@@ -275,6 +275,25 @@ def test_k_center_takes_over_once_coverage_is_exhausted_and_leaves_outliers_for_
     last = np.array(coreset.phases)
     assert not is_outlier[last == "diversity"].any()
     assert is_outlier[last == "outlier"].all()
+
+
+def test_coverage_ends_before_the_first_pick_that_covers_less_than_the_threshold_of_pairs() -> None:
+    pool = make_clustered_pool(150)
+    whole, ended = (
+        select_coreset(
+            pool.embeddings,
+            100,
+            features=pool.features,
+            config=SelectionConfig(refine="none", diversity_threshold=threshold),
+        )
+        for threshold in (0.0, 0.5)
+    )
+    worth = 150 * whole.coverage_terms
+    assert worth[0] > 20
+    first_small = int(np.flatnonzero(worth + 150 * whole.alignment_terms < 0.5)[0])
+    assert 5 < first_small < 95
+    assert list(ended.phases).index("diversity") == first_small
+    np.testing.assert_array_equal(ended.indices[:first_small], whole.indices[:first_small])
 
 
 def test_suspicion_keeps_mispaired_pairs_out() -> None:

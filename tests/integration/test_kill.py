@@ -101,7 +101,7 @@ def test_killed_while_it_picks_it_goes_on_from_its_log(finished: dict[str, Any],
     selections = []
     for name in ("undisturbed", "killed"):
         shutil.copytree(Path(finished["output"]) / folder, tmp_path / name / folder)
-        selection = finished["selection"] | {"budget": 1000, "diversity_threshold": 0.5}
+        selection = finished["selection"] | {"budget": 1000, "diversity_threshold": 50.0}
         resources = finished["resources"] | {"selection_actors": 2 if name == "killed" else 0}
         values = finished | {"output": str(tmp_path / name), "selection": selection, "resources": resources}
         selections.append(write_config(tmp_path / f"{name}.yaml", values))

@@ -22,7 +22,7 @@ from tests.core.pair_pools import make_clustered_pool
 NUM_PAIRS, BUDGET = 6500, 400
 """Seven blocks of rows, the last one shorter: four actors hold two, two, two and one."""
 
-CONFIG = SelectionConfig(refine="swap")
+CONFIG = SelectionConfig(refine="swap", diversity_threshold=0)
 LABELLED = np.array([3, 1024, 6499])
 POOL = make_pool(make_clustered_pool(NUM_PAIRS, num_clusters=40, dim=16).embeddings)
 
