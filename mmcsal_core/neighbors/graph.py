@@ -9,7 +9,7 @@ from scipy import sparse
 
 from mmcsal_core.neighbors.config import KernelConfig
 from mmcsal_core.neighbors.couples import EdgeCouples
-from mmcsal_core.neighbors.kernel import KernelSum
+from mmcsal_core.neighbors.kernel import compute_kernel
 from mmcsal_core.neighbors.relations import Relation
 from mmcsal_core.neighbors.vectors import Rows
 
@@ -29,6 +29,4 @@ def build_graph(
         (N, N) int32 multiples of 2^-30, symmetric, sorted columns, the diagonal k(i, i) stored.
     """
     couples = EdgeCouples(neighbors, len(relations[0].queries))
-    total = KernelSum(couples, config, seed)
-    total.add(relations)
-    return couples.make_graph(total.compute())
+    return couples.make_graph(compute_kernel(couples, relations, config, seed))

@@ -18,33 +18,25 @@ from mmcsal_core.neighbors.relations import Relation, measure_bandwidth
 from mmcsal_core.neighbors.vectors import Floats
 
 
-class KernelSum:
-    """Relations added up on couples, some first and others later.
+def compute_kernel(couples: Couples, relations: Sequence[Relation], config: KernelConfig, seed: int) -> Floats:
+    """Compute the pair kernel on couples.
 
     Args:
         couples: E of them.
+        relations: at least one, over the couples' pool.
         config: form and bandwidths.
         seed: of the sample of rows behind the bandwidths.
+
+    Returns:
+        (E,) float64 in [0, 1].
     """
-
-    def __init__(self, couples: Couples, config: KernelConfig, seed: int) -> None:
-        self._couples, self._config, self._seed = couples, config, seed
-        self._total: Floats | float = 0.0
-        self._weight = 0.0
-
-    def add(self, relations: Sequence[Relation]) -> None:
-        """Add relations, each scaled by its bandwidth."""
-        for relation in relations:
-            bandwidth = measure_bandwidth(relation, self._config.bandwidth_neighbor, self._seed)
-            scaled = self._couples.square_distances(relation)
-            scaled /= bandwidth
-            if self._config.form == "sum":
-                np.exp(-scaled, out=scaled)
-            scaled *= relation.weight
-            self._total = self._total + scaled
-            self._weight += relation.weight
-
-    def compute(self) -> Floats:
-        """Return the kernel values, (E,) float64 in [0, 1]."""
-        mean = np.asarray(self._total / self._weight)
-        return mean if self._config.form == "sum" else np.exp(-mean)
+    total: Floats | float = 0.0
+    for relation in relations:
+        scaled = couples.square_distances(relation)
+        scaled /= measure_bandwidth(relation, config.bandwidth_neighbor, seed)
+        if config.form == "sum":
+            np.exp(-scaled, out=scaled)
+        scaled *= relation.weight
+        total = total + scaled
+    mean = np.asarray(total / sum(relation.weight for relation in relations))
+    return mean if config.form == "sum" else np.exp(-mean)

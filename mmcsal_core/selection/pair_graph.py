@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from scipy import sparse
 
 from mmcsal_core.neighbors.backbone_space import reduce_features
-from mmcsal_core.neighbors.config import KernelConfig
-from mmcsal_core.neighbors.couples import AllCouples, Couples, EdgeCouples
+from mmcsal_core.neighbors.couples import AllCouples, EdgeCouples
 from mmcsal_core.neighbors.index import find_rows
-from mmcsal_core.neighbors.kernel import KernelSum
+from mmcsal_core.neighbors.kernel import compute_kernel
 from mmcsal_core.neighbors.neighborhoods import average_neighborhoods, list_nearest
 from mmcsal_core.neighbors.relations import (
     Relation,
@@ -64,7 +63,7 @@ def build_pair_graph(pool: Pool, config: SelectionConfig, seed: int) -> PairGrap
     neighbors = find_neighbors(pool, backbones, config) if needs_neighbors else {}
     couples = AllCouples(pool.num_pairs) if is_whole else EdgeCouples(neighbors.values(), pool.num_pairs)
     relations = weigh_relations([*list_shared_relations(pool.embeddings, config.kernel), *backbones], pool.weights)
-    kernel = _compute_kernel(couples, relations, config.kernel, seed)
+    kernel = couples.make_graph(compute_kernel(couples, relations, config.kernel, seed))
     if config.kernel.neighborhood_weight > 0:
         own = {backbone_space(name): x for name, x in spaces.items()} or pool.embeddings
         means = average_neighborhoods(own, list_nearest(kernel, config.kernel.neighborhood_size))
@@ -72,21 +71,13 @@ def build_pair_graph(pool: Pool, config: SelectionConfig, seed: int) -> PairGrap
             joint = Pool(means, {}).joint
             couples = EdgeCouples([*neighbors.values(), find_rows(joint, joint, config.search)], pool.num_pairs)
         relations += weigh_relations(list_neighborhood_relations(means, config.kernel), pool.weights)
-        kernel = _compute_kernel(couples, relations, config.kernel, seed)
+        kernel = couples.make_graph(compute_kernel(couples, relations, config.kernel, seed))
     scores = pool.suspicion
     if scores is None:
         scores = score_suspicion(measure_witnesses(pool.embeddings, neighbors))
     suspicion = weigh_suspicion(scores, config.suspicious_fraction)
     num_neighbors = pool.num_pairs if is_whole else max(rows.shape[1] for rows in neighbors.values())
     return PairGraph(kernel, suspicion, find_horizon(kernel, num_neighbors, config.kernel.horizon))
-
-
-def _compute_kernel(
-    couples: Couples, relations: Sequence[Relation], config: KernelConfig, seed: int
-) -> sparse.csr_array:
-    total = KernelSum(couples, config, seed)
-    total.add(relations)
-    return couples.make_graph(total.compute())
 
 
 def find_backbone_spaces(pool: Pool, config: SelectionConfig) -> dict[str, Vectors]:

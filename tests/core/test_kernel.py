@@ -9,7 +9,7 @@ from mmcsal_core.neighbors.backbone_space import reduce_features
 from mmcsal_core.neighbors.couples import AllCouples, EdgeCouples, union_edges
 from mmcsal_core.neighbors.graph import build_graph
 from mmcsal_core.neighbors.index import NO_NEIGHBOR
-from mmcsal_core.neighbors.kernel import KernelSum
+from mmcsal_core.neighbors.kernel import compute_kernel
 from mmcsal_core.neighbors.neighborhoods import average_neighborhoods, list_nearest
 from mmcsal_core.neighbors.relations import (
     Relation,
@@ -77,22 +77,11 @@ def test_the_kernel_on_all_edges_is_the_dense_kernel(config: KernelConfig) -> No
 def test_all_couples_have_the_values_of_all_edges(config: KernelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmcsal_core.neighbors.couples.BLOCK_ROWS", 17)
     couples = AllCouples(120)
-    total = KernelSum(couples, config, seed=0)
-    total.add(list_relations(120, config))
-    graph = couples.make_graph(total.compute())
+    graph = couples.make_graph(compute_kernel(couples, list_relations(120, config), config, seed=0))
     dense = graph.toarray()
     assert graph.nnz == 120**2
     np.testing.assert_array_equal(dense, dense.T)
     np.testing.assert_allclose(dense / UNIT, compute_dense_kernel(120, config), atol=2e-6)
-
-
-def test_relations_added_later_count_as_those_added_at_once() -> None:
-    relations, couples = list_relations(60, CONFIG), AllCouples(60)
-    at_once, in_parts = KernelSum(couples, CONFIG, 0), KernelSum(couples, CONFIG, 0)
-    at_once.add(relations)
-    in_parts.add(relations[:2])
-    in_parts.add(relations[2:])
-    np.testing.assert_allclose(in_parts.compute(), at_once.compute(), rtol=1e-12)
 
 
 def test_a_neighbourhood_is_the_rows_of_the_largest_values_the_pair_itself_first_of_equals() -> None:
