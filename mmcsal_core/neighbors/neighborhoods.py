@@ -15,6 +15,8 @@ from mmcsal_core.neighbors.index import NO_NEIGHBOR
 from mmcsal_core.neighbors.vectors import Rows, Vectors, iter_blocks
 
 BLOCK_ROWS = 4096
+COLUMN_BITS = 32
+MAX_COLUMN = 2**COLUMN_BITS - 1
 MIN_LENGTH = 1e-6
 """A mean shorter than this has no direction."""
 
@@ -30,15 +32,15 @@ def list_nearest(graph: sparse.csr_array, size: int) -> Rows:
         (N, size) int64, `NO_NEIGHBOR` where a row has fewer edges.
     """
     nearest = np.full((graph.shape[0], size), NO_NEIGHBOR, dtype=np.int64)
-    for block in iter_blocks(graph.shape[0], BLOCK_ROWS):
-        starts = graph.indptr[block.start : block.stop + 1].astype(np.int64)
-        edges = slice(int(starts[0]), int(starts[-1]))
-        rows = np.repeat(np.arange(block.start, block.stop), np.diff(starts))
-        columns, values = graph.indices[edges].astype(np.int64), graph.data[edges]
-        order = np.lexsort((columns, columns != rows, -values, rows))
-        ranks = np.arange(len(order)) - (starts[:-1] - starts[0])[rows - block.start]
-        is_near = ranks < size
-        nearest[rows[is_near], ranks[is_near]] = columns[order][is_near]
+    for row in range(graph.shape[0]):
+        edges = slice(graph.indptr[row], graph.indptr[row + 1])
+        columns = graph.indices[edges].astype(np.int64)
+        first_of_equals = np.where(columns == row, 0, columns + 1)
+        keys = (-graph.data[edges].astype(np.int64) << COLUMN_BITS) + first_of_equals
+        if len(keys) > size:
+            keys = np.partition(keys, size - 1)[:size]
+        found = (np.sort(keys) & MAX_COLUMN) - 1
+        nearest[row, : len(found)] = np.where(found < 0, row, found)
     return nearest
 
 

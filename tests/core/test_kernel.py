@@ -91,6 +91,23 @@ def test_a_neighbourhood_is_the_rows_of_the_largest_values_the_pair_itself_first
     assert list_nearest(graph, 3).tolist() == [[0, 3, 1], [3, 1, 0], [2, 0, NO_NEIGHBOR], [1, 3, 0]]
 
 
+def test_nearest_rows_are_those_of_a_plain_sort_where_many_values_are_equal() -> None:
+    rng = np.random.default_rng(3)
+    dense = np.triu(rng.integers(0, 4, (30, 30)) * 2**28)
+    dense += np.triu(dense, 1).T
+    np.fill_diagonal(dense, 2**30 - 1)
+    graph = sparse.csr_array(dense.astype(np.int32))
+
+    def sort_plainly(row: int) -> list[int]:
+        edges = range(graph.indptr[row], graph.indptr[row + 1])
+        ranked = sorted((-graph.data[e], graph.indices[e] != row, graph.indices[e]) for e in edges)
+        return [int(column) for _, _, column in ranked]
+
+    for row, found in enumerate(list_nearest(graph, 25)):
+        expected = sort_plainly(row)[:25]
+        assert found.tolist() == expected + [NO_NEIGHBOR] * (25 - len(expected))
+
+
 def test_the_mean_of_a_neighbourhood_is_a_direction_in_every_space() -> None:
     spaces = {name: z[:50] for name, z in make_clustered_pool(60).embeddings.items()}
     nearest = np.random.default_rng(0).integers(0, 50, (50, 5))

@@ -6,6 +6,7 @@ The hot set corrects values as the shards do (`cover.py`), on the part of the po
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
 from mmcsal_core.neighbors.vectors import Floats, Rows
@@ -85,7 +86,7 @@ class CoverHotSet:
         self._costs = None if objective.costs is None else objective.costs[self._rows]
         self._num_pool = len(objective.covered)
         self._is_open = np.ones(len(rows), dtype=bool)
-        touched, columns = np.unique(self._edges.indices, return_inverse=True)
+        touched, columns = _number_columns(self._edges.indices, self._num_pool)
         shape = (len(rows), len(touched))
         self._columns = columns
         self._covering = transpose_trusted(
@@ -133,7 +134,7 @@ class CoverHotSet:
         places = np.searchsorted(self._rows, rows)
         return describe_picks(self._edges[places], self._trust[places])
 
-    def _cover(self, columns: Rows, before: Whole, after: Whole) -> None:
+    def _cover(self, columns: npt.NDArray[np.int32], before: Whole, after: Whole) -> None:
         starts = self._covering.indptr[columns]
         lengths = self._covering.indptr[columns + 1] - starts
         edges = expand_ranges(starts, lengths)
@@ -150,3 +151,13 @@ class CoverHotSet:
         if self._costs is not None:
             self._priorities /= self._costs
         self._priorities[~self._is_open] = -np.inf
+
+
+def _number_columns(columns: npt.NDArray[np.int32], num_pool: int) -> tuple[Rows, npt.NDArray[np.int32]]:
+    """Return the distinct columns, rising, and the number among them of each column; no sorting, for many repeat."""
+    is_touched = np.zeros(num_pool, dtype=bool)
+    is_touched[columns] = True
+    touched = np.flatnonzero(is_touched)
+    numbers = np.empty(num_pool, dtype=np.int32)
+    numbers[touched] = np.arange(len(touched), dtype=np.int32)
+    return touched, numbers[columns]
