@@ -66,7 +66,8 @@ def check_anatomy(name: str, model_type: str) -> None:
 def find_last_layer(model: Any) -> nn.Module:
     """Return the last layer of the part of a model that reads images."""
     anatomy = ANATOMIES[model.config.model_type]
-    return [part for part in _find_tower(model).modules() if type(part).__name__ == anatomy.layer][-1]
+    layers: list[nn.Module] = [part for part in _find_tower(model).modules() if type(part).__name__ == anatomy.layer]
+    return layers[-1]
 
 
 def make_hub_block(name: str, model: Any, hidden_dim: int, dim: int) -> LastBlock:

@@ -25,7 +25,7 @@ class LastBlock(nn.Module):
     """Maps flat hidden rows (n, hidden_dim) to feature vectors (n, dim), always in evaluation.
 
     Args:
-        structure: JSON values from which `loading.build_last_block` builds the same block, with other weights; holds
+        structure: JSON values from which `rebuilding.build_last_block` builds the same block, with other weights; holds
             the `backbone` and the `hidden_dim`.
         dim: length of a feature vector.
     """

@@ -1,16 +1,14 @@
 """A backbone's name in, the loaded backbone out. What is loaded here must pass `names.check_backbone` first."""
 
-from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
 from mmcsal_core.backbones.backbone import Backbone, FrameMean
-from mmcsal_core.backbones.efficientnet_lite import EfficientNetLite, build_efficientnet_block
+from mmcsal_core.backbones.efficientnet_lite import EfficientNetLite
 from mmcsal_core.backbones.hugging_face import load_hugging_face
-from mmcsal_core.backbones.hugging_face_block import build_hub_block
-from mmcsal_core.backbones.last_block import LastBlock, SplitBackbone
+from mmcsal_core.backbones.last_block import SplitBackbone
 from mmcsal_core.backbones.log_mel import LogMel
 from mmcsal_core.backbones.minilm import MiniLm
-from mmcsal_core.backbones.names import HUGGING_FACE, OPEN_CLIP, check_backbone, check_finetuning, check_packages
+from mmcsal_core.backbones.names import HUGGING_FACE, OPEN_CLIP, check_backbone, check_finetuning
 from mmcsal_core.backbones.open_clip_towers import load_open_clip
 from mmcsal_core.backbones.precomputed import Precomputed
 from mmcsal_core.backbones.word_llama import WordLlamaText
@@ -60,17 +58,6 @@ def load_split_backbone(modality: ModalityConfig, device: str = "cpu") -> SplitB
     """
     check_finetuning(modality.resolved_backbone, modality.resolved_kind)
     return cast("SplitBackbone", load_backbone(modality.resolved_backbone, modality, device=device))
-
-
-def build_last_block(structure: Mapping[str, Any]) -> LastBlock:
-    """Build a last block from its `structure`, with weights yet to be loaded; nothing is downloaded.
-
-    Raises:
-        ConfigError: the package that knows the structure is missing.
-    """
-    check_packages(structure["backbone"])
-    is_hub_model = structure["backbone"].startswith(HUGGING_FACE)
-    return build_hub_block(structure) if is_hub_model else build_efficientnet_block(structure)
 
 
 def _read_frames(kind: Kind, backbone: Backbone) -> Backbone:

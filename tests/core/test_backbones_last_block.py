@@ -12,8 +12,9 @@ import transformers
 
 from mmcsal_core.backbones.hugging_face import check_hugging_face
 from mmcsal_core.backbones.last_block import LastBlock, SplitBackbone
-from mmcsal_core.backbones.loading import build_last_block, load_backbone, load_split_backbone
+from mmcsal_core.backbones.loading import load_backbone, load_split_backbone
 from mmcsal_core.backbones.names import check_finetuning
+from mmcsal_core.backbones.rebuilding import build_last_block
 from mmcsal_core.corpus.modality import Kind, ModalityConfig
 from mmcsal_core.errors import ConfigError
 from tests.core.test_backbones_hugging_face import TINY, build_bert, build_clip, build_vit, save_image_processor
