@@ -88,10 +88,10 @@ class ShardEmbedder:
     def _describe_failure(self, usable: Mapping[str, npt.NDArray[np.bool_]], i: int) -> Failure:
         name = next(name for name, flags in usable.items() if not flags[i])
         backbone = self._decoder.modalities[name].resolved_backbone
-        message = f"a feature must be finite and not all zero, {backbone!r} gave another; look at the content"
+        rule = "a feature must be finite and not all zero"
         if name in self._split:
-            message = f"what goes into its last block must be finite in half precision, and {message}"
-        return Failure(name, RejectPair("bad_feature", message))
+            rule = f"what goes into a last block must be finite in half precision, and {rule}"
+        return Failure(name, RejectPair("bad_feature", f"{rule}, {backbone!r} gave another; look at the content"))
 
 
 def _embed_hidden(backbone: SplitBackbone, batches: Sequence[Batch]) -> tuple[HalfRows, Features]:

@@ -65,9 +65,9 @@ def embed_bare(pairs: Artifact, modalities: Mapping[str, ModalityConfig]) -> pa.
 def test_the_stages_give_the_bits_of_the_in_process_door(tmp_path: Path) -> None:
     pairs, run = publish_pairs(tmp_path, NUM_PAIRS), Store(str(tmp_path))
     out = {name: Artifact(run, name, name) for name in ("features", "encoder", "embeddings")}
-    runs = {name: StageRun(artifact, name) for name, artifact in out.items()}
+    run_features, run_train = (StageRun(out[name], name) for name in ("features", "encoder"))
     manifest = extract_features(
-        pairs=pairs, modalities=MODALITIES, source_options={}, config=FeaturesConfig(), run=runs["features"]
+        pairs=pairs, modalities=MODALITIES, source_options={}, config=FeaturesConfig(), run=run_features
     )
     assert manifest.properties["hidden_dims"] == {"image": HIDDEN_DIM}
     assert manifest.properties["dims"] == {"image": 1280, "text": 256}
@@ -76,10 +76,12 @@ def test_the_stages_give_the_bits_of_the_in_process_door(tmp_path: Path) -> None
         modalities=list(MODALITIES),
         seed=1,
         config=CONFIG,
-        run=runs["encoder"],
+        run=run_train,
         finetuned={"image": MODALITIES["image"]},
     )
-    embed.embed_pairs(features=out["features"], encoder=out["encoder"], run=runs["embeddings"])
+    plan = out["embeddings"].begin("embeddings", lambda: embed.list_ranges(out["features"]))
+    worker = embed.EmbedWorker(out["features"], out["encoder"], out["embeddings"], plan, Resources())
+    worker.run_shard(plan.shards[0])
 
     table = out["features"].read_table()
     ordered = table.sort_by(PAIR_ID)
@@ -93,6 +95,7 @@ def test_the_stages_give_the_bits_of_the_in_process_door(tmp_path: Path) -> None
     assert stored == save_encoder(encoder)
     scores = out["encoder"].store.read_table(OUT_OF_FOLD_FILE)[OUT_OF_FOLD_ALIGNMENT].to_numpy()
     assert scores.tobytes() == measure_out_of_fold(rows, CONFIG, 1, blocks).tobytes()
+    out["embeddings"].finish(plan)
     assert out["embeddings"].read_table() == embed.embed_table(encoder, table)
     with pytest.raises(ConfigError, match=r"\['image'\] missing"):
         embed.embed_table(encoder, table.drop_columns(["image_hidden"]))
