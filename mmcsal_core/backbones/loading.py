@@ -51,13 +51,14 @@ def load_backbone(
 
 
 def load_split_backbone(modality: ModalityConfig, device: str = "cpu") -> SplitBackbone:
-    """Load the backbone of a resolved modality whose last block is trained.
+    """Load the backbone of a resolved modality so that its last block can be trained.
 
     Raises:
         ConfigError: the backbone cannot be cut before its last block, or cannot be loaded.
     """
     check_finetuning(modality.resolved_backbone, modality.resolved_kind)
-    return cast("SplitBackbone", load_backbone(modality.resolved_backbone, modality, device=device))
+    split = modality.model_copy(update={"finetune_last_block": True})
+    return cast("SplitBackbone", load_backbone(modality.resolved_backbone, split, device=device))
 
 
 def _read_frames(kind: Kind, backbone: Backbone) -> Backbone:

@@ -194,7 +194,7 @@ class EncoderFit:
         towers, decay = self.towers.values(), self.config.weight_decay
         weights = [parameter for tower in towers for parameter in tower.layers.parameters()]
         groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": decay, "rate": 1.0}]
-        weights = [parameter for tower in towers if tower.block for parameter in tower.block.parameters()]
+        weights = [p for tower in towers if tower.block is not None for p in tower.block.parameters()]
         if weights:
             groups.append({"params": weights, "weight_decay": decay, "rate": self.config.finetune_rate})
         if self.config.learn_temperature:
