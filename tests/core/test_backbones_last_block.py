@@ -61,9 +61,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def split(name: str) -> SplitBackbone:
-    return load_split_backbone(
-        ModalityConfig(kind="image", backbone=name, image_size=IMAGE_PX, finetune_last_block=True)
-    )
+    return load_split_backbone(ModalityConfig(kind="image", backbone=name, image_size=IMAGE_PX))
 
 
 def make_images(n: int = 5) -> np.ndarray:

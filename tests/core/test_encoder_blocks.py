@@ -50,7 +50,7 @@ def split(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         folder = tmp_path_factory.mktemp(name)
         build_vit(folder)
         name = f"hf:{folder}"
-    backbone = load_split_backbone(ModalityConfig(kind="image", backbone=name, image_size=32, finetune_last_block=True))
+    backbone = load_split_backbone(ModalityConfig(kind="image", backbone=name, image_size=32))
     rng = np.random.default_rng(0)
     colours, images = rng.integers(0, 255, (NUM_PAIRS, 1, 1, 3)), rng.integers(0, 64, (NUM_PAIRS, 32, 32, 3))
     hidden, features = backbone.embed_hidden(np.clip(colours + images, 0, 255).astype(np.uint8))
