@@ -56,9 +56,9 @@ def load_encoder(files: Mapping[str, bytes]) -> Encoder:
     card = _read_card(files)
     tensors = _read_tensors(files.get(WEIGHTS_FILE, b""), WEIGHTS_FILE)
     config = EncoderConfig.model_validate_json(json.dumps(card["config"]))
-    blocks = {name: build_last_block(structure) for name, structure in card.get("blocks", {}).items()}
-    towers = build_towers({name: card["feature_dims"][name] for name in card["modalities"]}, config, blocks)
     try:
+        blocks = {name: build_last_block(structure) for name, structure in card.get("blocks", {}).items()}
+        towers = build_towers({name: card["feature_dims"][name] for name in card["modalities"]}, config, blocks)
         unpack_towers(towers, tensors)
         prototypes = {name: tensors[f"{name}.{_PROTOTYPES}"].numpy() for name in towers}
     except (KeyError, RuntimeError) as error:

@@ -12,12 +12,12 @@ import torch
 from mmcsal_core.backbones.last_block import LastBlock
 from mmcsal_core.backbones.loading import load_split_backbone
 from mmcsal_core.corpus.modality import ModalityConfig
-from mmcsal_core.encoder.checkpoint import CARD_FILE, load_encoder, load_fit, save_encoder, save_fit
+from mmcsal_core.encoder.checkpoint import CARD_FILE, WEIGHTS_FILE, load_encoder, load_fit, save_encoder, save_fit
 from mmcsal_core.encoder.encoder_fit import EncoderFit
 from mmcsal_core.encoder.fitting import fit_encoder
 from mmcsal_core.encoder.out_of_fold import configure_fold, draw_fold_seed, list_folds, measure_out_of_fold
 from mmcsal_core.encoder.towers import pack_towers
-from mmcsal_core.errors import ConfigError
+from mmcsal_core.errors import ArtifactError, ConfigError
 from tests.core.test_backbones_hugging_face import build_vit
 from tests.core.test_encoder import SMALL
 
@@ -103,7 +103,12 @@ def test_a_stored_encoder_gives_equal_embeddings(split: Split) -> None:
     assert list(card["blocks"]) == ["image"]
     assert card["blocks"]["image"] == split.blocks["image"].structure
     assert card["feature_dims"]["image"] == split.features["image"].shape[1]
-    assert "blocks" not in json.loads(save_encoder(fit_encoder(split.features, config=CONFIG))[CARD_FILE])
+    plain = save_encoder(fit_encoder(split.features, config=CONFIG))
+    assert "blocks" not in json.loads(plain[CARD_FILE])
+    damaged = {**card, "blocks": {"image": {"backbone": card["blocks"]["image"]["backbone"]}}}
+    for broken in ({**files, WEIGHTS_FILE: plain[WEIGHTS_FILE]}, {**files, CARD_FILE: json.dumps(damaged).encode()}):
+        with pytest.raises(ArtifactError, match=r"must hold what encoder\.json says"):
+            load_encoder(broken)
 
 
 def test_a_fit_that_goes_on_from_a_checkpoint_ends_in_equal_bytes(split: Split) -> None:
