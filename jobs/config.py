@@ -19,7 +19,7 @@ import pyarrow as pa
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from mmcsal_core.backbones import check_backbone
+from mmcsal_core.backbones import check_backbone, check_finetuning
 from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
 from mmcsal_core.corpus.sources import SourceConfig
 from mmcsal_core.corpus.sources.config import check_source
@@ -138,6 +138,8 @@ def parse_config(values: Mapping[str, Any], overrides: Sequence[str] = (), *, or
     config = _resolve(_validate(merged, origin))
     for modality in config.modalities.values():
         check_backbone(modality.resolved_backbone, modality.resolved_kind)
+        if modality.finetune_last_block:
+            check_finetuning(modality.resolved_backbone, modality.resolved_kind)
     check_projection(config.report.projection)
     return config
 

@@ -122,7 +122,12 @@ def list_steps(
             at.encoder,
             True,
             lambda run: train.train_encoder(
-                features=at.features, modalities=names, seed=config.seed, config=config.encoder, run=run
+                features=at.features,
+                modalities=names,
+                seed=config.seed,
+                config=config.encoder,
+                run=run,
+                finetuned={name: each for name, each in config.modalities.items() if each.finetune_last_block},
             ),
         ),
         step(at.embeddings, True, lambda run: embed.embed_pairs(features=at.features, encoder=at.encoder, run=run)),

@@ -49,6 +49,11 @@ def feature_column(modality: str) -> str:
     return f"{modality}_feature"
 
 
+def hidden_column(modality: str) -> str:
+    """Name the column of what goes into a backbone's last block, where that block is trained."""
+    return f"{modality}_hidden"
+
+
 def embedding_column(modality: str) -> str:
     """Name the column of unit vectors in the shared space."""
     return f"{modality}_embedding"
@@ -79,6 +84,11 @@ def vector_type(dim: int) -> pa.DataType:
     return pa.list_(pa.float32(), dim)
 
 
+def hidden_type(dim: int) -> pa.DataType:
+    """Return the type of what goes into a last block, for the stages of the run alone: FixedSizeList<float16, dim>."""
+    return pa.list_(pa.float16(), dim)
+
+
 def reject_schema() -> pa.Schema:
     """Return the schema of the rows that a stage could not use."""
     return pa.schema(
@@ -94,8 +104,13 @@ def reject_schema() -> pa.Schema:
     )
 
 
-def feature_schema(dims: Mapping[str, int]) -> pa.Schema:
-    """Return the schema of `features/`: one backbone vector per modality, `dims` giving its length."""
+def feature_schema(dims: Mapping[str, int], hidden_dims: Mapping[str, int] | None = None) -> pa.Schema:
+    """Return the schema of `features/`.
+
+    Args:
+        dims: length of the backbone vector of every modality.
+        hidden_dims: length of what goes into the last block, of modalities whose block is trained.
+    """
     fields = [
         describe_field(
             ROW, pa.int64(), "position of the pair in pairs/, counted over all shards", "row", nullable=False
@@ -107,6 +122,15 @@ def feature_schema(dims: Mapping[str, int]) -> pa.Schema:
             feature_column(name), vector_type(dim), f"{name} backbone vector, not normalised", nullable=False
         )
         for name, dim in dims.items()
+    ]
+    fields += [
+        describe_field(
+            hidden_column(name),
+            hidden_type(dim),
+            f"what goes into the last block of the {name} backbone, flat, in half precision",
+            nullable=False,
+        )
+        for name, dim in (hidden_dims or {}).items()
     ]
     return pa.schema(fields)
 

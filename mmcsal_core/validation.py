@@ -20,6 +20,7 @@ from mmcsal_core.settings import Settings
 from mmcsal_core.storage import FileRecord, Store, hash_bytes
 from mmcsal_core.validation_embeddings import EmbeddingInspector
 from mmcsal_core.validation_evaluation import EvaluationInspector, find_stale_inputs
+from mmcsal_core.validation_features import FeatureInspector
 from mmcsal_core.validation_selection import find_selection_problems
 from mmcsal_core.validation_suspicion import find_suspicion_problems
 
@@ -48,7 +49,8 @@ INPUTS = {
 }
 """Artifact -> the artifact whose pairs it takes in."""
 
-INSPECTORS: dict[str, type[EmbeddingInspector | EvaluationInspector]] = {
+INSPECTORS: dict[str, type[FeatureInspector | EmbeddingInspector | EvaluationInspector]] = {
+    "features": FeatureInspector,
     "embeddings": EmbeddingInspector,
     "evaluation": EvaluationInspector,
 }
@@ -143,6 +145,8 @@ def _check_artifact(artifact: Artifact, manifest: Manifest) -> Iterator[Check]:
         yield _conclude(
             f"{name}: vectors", inspector.find_problems(), f"{num_rows} unit vectors a modality, ids unique"
         )
+    elif isinstance(inspector, FeatureInspector):
+        yield _conclude(f"{name}: vectors", inspector.find_problems(), f"{num_rows} finite vectors a modality")
     elif inspector is not None:
         yield _conclude(f"{name}: scores", inspector.find_problems(), f"{num_rows} scores, as the contract says")
     if name == "neighbors":

@@ -18,7 +18,7 @@ from mmcsal_core.artifacts import CHUNK_ROWS, Artifact, Manifest, Plan, ShardRan
 from mmcsal_core.encoder.checkpoint import CARD_FILE, WEIGHTS_FILE, load_encoder
 from mmcsal_core.encoder.model import Encoder
 from mmcsal_core.errors import ConfigError
-from mmcsal_core.schema import PAIR_ID, ROW, embedding_schema, feature_column
+from mmcsal_core.schema import PAIR_ID, ROW, embedding_schema, feature_column, hidden_column
 from mmcsal_core.storage import Store
 from mmcsal_core.vector_columns import list_vectors, stack_vectors
 from pipelines.shard_pool import run_shards
@@ -96,12 +96,17 @@ def embed_table(encoder: Encoder, features: pa.Table) -> pa.Table:
         ConfigError: a modality of the encoder is missing from the features.
         DataError: a pair has no direction; the message names it.
     """
-    missing = [name for name in encoder.modalities if feature_column(name) not in features.column_names]
+    missing = [name for name in encoder.modalities if _name_column(encoder, name) not in features.column_names]
     if missing:
         raise ConfigError(f"the features must hold every modality of the encoder, {missing} missing; train again")
     schema = embedding_schema(encoder.modalities, encoder.config.dim)
     chunks = [_embed_chunk(encoder, chunk, schema) for chunk in _iter_chunks(features)]
     return pa.concat_tables([schema.empty_table(), *chunks]).combine_chunks()
+
+
+def _name_column(encoder: Encoder, name: str) -> str:
+    """Name the column that the encoder takes in: what goes into the last block, where that was trained."""
+    return hidden_column(name) if name in encoder.blocks else feature_column(name)
 
 
 def _iter_chunks(features: pa.Table) -> Iterator[pa.Table]:
@@ -113,7 +118,7 @@ def _iter_chunks(features: pa.Table) -> Iterator[pa.Table]:
 
 def _embed_chunk(encoder: Encoder, chunk: pa.Table, schema: pa.Schema) -> pa.Table:
     pair_ids = chunk[PAIR_ID].combine_chunks()
-    features = {name: stack_vectors(chunk, feature_column(name)) for name in encoder.modalities}
+    features = {name: stack_vectors(chunk, _name_column(encoder, name)) for name in encoder.modalities}
     embeddings = encoder.embed(features, pair_ids.to_pylist())
     prototypes = encoder.assign_prototypes(embeddings)
     cosines = [np.einsum("nd,nd->n", a, b) for a, b in combinations(embeddings.values(), 2)]

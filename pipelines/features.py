@@ -1,5 +1,7 @@
 """The features stage: pairs/ in, features/ out: one frozen backbone vector per modality and pair.
 
+Where a backbone's last block is to be trained, features/ also keeps what goes into it, in half precision.
+
 Two pools work side by side through Ray Data: CPU tasks read and decode a shard, actors that hold the backbones embed
 and publish it. One row is one shard; a decoded shard travels as Arrow IPC in a binary cell, one record batch a chunk.
 Size shards so that a decoded one is a small part of Ray's object store: 256 images of 224 px take 39 MB.
@@ -10,29 +12,25 @@ not chosen: they name files at random and are not atomic.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import ray.data
 import torch
 from pydantic import Field, field_validator
 
 from mmcsal_core.artifacts import CHUNK_ROWS, Artifact, Manifest, Plan, ShardRange, plan_ranges
-from mmcsal_core.backbones.backbone import Backbone, Features
 from mmcsal_core.backbones.hugging_face import check_hugging_face
 from mmcsal_core.backbones.loading import load_backbone
 from mmcsal_core.backbones.names import HUGGING_FACE
-from mmcsal_core.corpus.decode_chunk import PROVENANCE, ChunkDecoder, Failure, describe_rejects, find_vector_dim
+from mmcsal_core.corpus.decode_chunk import ChunkDecoder, find_vector_dim
 from mmcsal_core.corpus.modality import ModalityConfig
-from mmcsal_core.corpus.reject import RejectPair
 from mmcsal_core.errors import GateError
-from mmcsal_core.schema import PAIR_ID, ROW, feature_column, feature_schema
+from mmcsal_core.schema import ROW, feature_column, hidden_column
 from mmcsal_core.settings import Settings
-from mmcsal_core.vector_columns import list_vectors
+from pipelines.shard_embedder import DecodedShard, ShardEmbedder
 from pipelines.shard_pool import MAX_RESTARTS, describe_shards, drain, map_on_actors
 from pipelines.stage_run import Resources, StageRun
 
@@ -53,58 +51,6 @@ class FeaturesConfig(Settings):
         return batch_size
 
 
-@dataclass(frozen=True)
-class DecodedShard:
-    """One record batch a chunk with the pairs that decode, and the rejected pairs of all chunks."""
-
-    chunks: Sequence[pa.RecordBatch]
-    rejects: pa.Table
-
-
-class ShardEmbedder:
-    """Embeds decoded shards with one backbone a modality.
-
-    Args:
-        decoder: what decoded them.
-        backbones: by modality, in the order of the configuration.
-        batch_size: pairs that a backbone embeds at once.
-    """
-
-    def __init__(self, decoder: ChunkDecoder, backbones: Mapping[str, Backbone], batch_size: int) -> None:
-        self._decoder, self._backbones, self._batch_size = decoder, backbones, batch_size
-        self._schema = feature_schema({name: backbone.dim for name, backbone in self._backbones.items()})
-
-    def embed_shard(self, shard: DecodedShard) -> tuple[pa.Table, pa.Table]:
-        """Return the shard's features under `feature_schema` and all its rejects, both in the order of the pairs."""
-        embedded = [self._embed_chunk(chunk) for chunk in shard.chunks]
-        features = pa.concat_tables([table for table, _ in embedded])
-        rejects = pa.concat_tables([shard.rejects, *(rejects for _, rejects in embedded)])
-        return features, rejects.sort_by(ROW).drop_columns([ROW])
-
-    def _embed_chunk(self, chunk: pa.RecordBatch) -> tuple[pa.Table, pa.Table]:
-        features = {name: self._embed_modality(name, chunk) for name in self._backbones}
-        usable = {name: _find_usable(vectors) for name, vectors in features.items()}
-        kept = np.logical_and.reduce(list(usable.values()))
-        pairs = pa.Table.from_batches([chunk]).select(PROVENANCE)
-        columns = {ROW: pairs[ROW].filter(kept), PAIR_ID: pairs[PAIR_ID].filter(kept)}
-        for name, vectors in features.items():
-            columns[feature_column(name)] = list_vectors(vectors[kept])
-        failures = [self._describe_failure(usable, i) for i in np.flatnonzero(~kept).tolist()]
-        return pa.table(columns, self._schema), describe_rejects(pairs.filter(~kept), failures, STAGE)
-
-    def _embed_modality(self, name: str, chunk: pa.RecordBatch) -> Features:
-        backbone, size = self._backbones[name], self._batch_size
-        batch = self._decoder.unpack(name, chunk)
-        embedded = [backbone.embed(batch[i : i + size]) for i in range(0, len(batch), size)]
-        return np.concatenate([np.empty((0, backbone.dim), dtype=np.float32), *embedded])
-
-    def _describe_failure(self, usable: Mapping[str, npt.NDArray[np.bool_]], i: int) -> Failure:
-        name = next(name for name, flags in usable.items() if not flags[i])
-        backbone = self._decoder.modalities[name].resolved_backbone
-        message = f"a feature must be finite and not all zero, {backbone!r} gave another; look at the content"
-        return Failure(name, RejectPair("bad_feature", message))
-
-
 def load_embedder(decoder: ChunkDecoder, config: FeaturesConfig, resources: Resources) -> ShardEmbedder:
     """Load the configured backbones onto the device that `resources` name."""
     torch.set_num_threads(max(1, int(resources.cpus_per_actor)))
@@ -119,7 +65,7 @@ def load_embedder(decoder: ChunkDecoder, config: FeaturesConfig, resources: Reso
         )
         for name, modality in decoder.modalities.items()
     }
-    return ShardEmbedder(decoder, backbones, config.batch_size)
+    return ShardEmbedder(decoder, backbones, config.batch_size, STAGE)
 
 
 class _EmbedAndCommit:
@@ -157,7 +103,7 @@ def extract_features(
 
     Raises:
         GateError: there are no pairs, or more are rejected than allowed.
-        ConfigError: there is no such model on the hub.
+        ConfigError: there is no such model on the hub, or its last block cannot be trained although it should be.
         DataError: a modality of kind vector has no usable vector at all.
         ray.exceptions.RayError: a worker failed for good. Shards that were committed stay.
     """
@@ -184,16 +130,20 @@ def extract_features(
         decoded = _decode_on_readers(missing, pairs, decoder, run.resources.num_readers)
         drain(map_on_actors(decoded, _EmbedAndCommit, constructor, run.resources, on_gpu=True), run, len(missing))
     properties = {
-        "dims": _read_dims(run.out, plan, modalities),
+        "dims": _read_dims(run.out, plan, modalities, feature_column),
         "backbones": {name: modality.resolved_backbone for name, modality in modalities.items()},
     }
+    finetuned = [name for name, modality in modalities.items() if modality.finetune_last_block]
+    if finetuned:
+        properties["hidden_dims"] = _read_dims(run.out, plan, finetuned, hidden_column)
     return run.finish(plan, properties=properties)
 
 
 def _check_hub_models(modalities: Mapping[str, ModalityConfig], config: FeaturesConfig) -> None:
-    names = {modality.resolved_backbone for modality in modalities.values()}
-    for name in sorted(name for name in names if name.startswith(HUGGING_FACE)):
-        check_hugging_face(name, trust_remote_code=config.trust_remote_code)
+    models = {(modality.resolved_backbone, modality.finetune_last_block) for modality in modalities.values()}
+    for name, is_split in sorted(models):
+        if name.startswith(HUGGING_FACE):
+            check_hugging_face(name, trust_remote_code=config.trust_remote_code, is_split=is_split)
 
 
 def decode_shard(pairs: Artifact, shard: ShardRange, decoder: ChunkDecoder) -> DecodedShard:
@@ -236,15 +186,14 @@ def _encode_ipc(table: pa.Table) -> pa.Array:
     return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, content])
 
 
-def _find_usable(vectors: Features) -> npt.NDArray[np.bool_]:
-    return np.asarray(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1), dtype=np.bool_)
-
-
 def _iter_chunks(pairs: Artifact, num_pairs: int) -> Iterator[pa.Table]:
     for start in range(0, num_pairs, CHUNK_ROWS):
         yield pairs.read_rows(start, min(start + CHUNK_ROWS, num_pairs))
 
 
-def _read_dims(out: Artifact, plan: Plan, modalities: Mapping[str, ModalityConfig]) -> dict[str, int]:
-    schema = out.store.read_table(out.read_records(plan)[0].data.name).schema
-    return {name: schema.field(feature_column(name)).type.list_size for name in modalities}
+def _read_dims(
+    out: Artifact, plan: Plan, modalities: Iterable[str], name_column: Callable[[str], str]
+) -> dict[str, int]:
+    names = list(modalities)
+    schema = out.store.read_table(out.read_records(plan)[0].data.name, [name_column(name) for name in names]).schema
+    return {name: schema.field(name_column(name)).type.list_size for name in names}

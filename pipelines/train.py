@@ -11,7 +11,7 @@ from the driver: Ray Train replaces the handler of SIGINT, which is the driver's
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
@@ -19,6 +19,7 @@ import ray.train
 import ray.train.torch
 
 from mmcsal_core.artifacts import Artifact, Manifest
+from mmcsal_core.corpus.modality import ModalityConfig
 from mmcsal_core.encoder.checkpoint import CARD_FILE, WEIGHTS_FILE
 from mmcsal_core.encoder.config import EncoderConfig
 from mmcsal_core.encoder.out_of_fold import check_fold_sizes, has_folds
@@ -38,7 +39,13 @@ POLL_INTERVAL_S = 0.5
 
 
 def train_encoder(
-    *, features: Artifact, modalities: Sequence[str], seed: int, config: EncoderConfig, run: StageRun
+    *,
+    features: Artifact,
+    modalities: Sequence[str],
+    seed: int,
+    config: EncoderConfig,
+    run: StageRun,
+    finetuned: Mapping[str, ModalityConfig] | None = None,
 ) -> Manifest:
     """Publish an encoder fitted to `features`; an interrupted fit goes on from its last epoch and ends in equal bytes.
 
@@ -48,9 +55,12 @@ def train_encoder(
         seed: of everything random, not negative.
         config: what to fit.
         run: where to publish, on what machines.
+        finetuned: resolved modalities whose backbone's last block is trained; every worker loads their backbones once.
 
     Raises:
-        ConfigError: fewer than 2 modalities, or more prototypes or workers than the pairs allow.
+        ConfigError: fewer than 2 modalities, more prototypes or workers than the pairs allow, or a backbone that cannot
+            be loaded.
+        ArtifactError: a backbone is no longer the one that `features` are of.
         DataError: fewer than 4 pairs, or features that cannot be trained on.
         ray.train.TrainingFailedError: the workers failed for good. The last checkpoint stays.
     """
@@ -61,7 +71,8 @@ def train_encoder(
     if is_scored:
         check_fold_sizes(num_pairs, config, run.resources.train_workers)
     plan = run.out.begin(run.fingerprint, list)
-    _fit_with_progress(TrainTask(features, run.out, plan, tuple(modalities), seed, config, run.resources), run)
+    task = TrainTask(features, run.out, plan, tuple(modalities), seed, config, run.resources, finetuned or {})
+    _fit_with_progress(task, run)
     store = run.out.store
     store.remove(CHECKPOINTS)
     names = [WEIGHTS_FILE, CARD_FILE, METRICS_FILE, *([OUT_OF_FOLD_FILE] if is_scored else [])]

@@ -4,7 +4,8 @@ Every worker runs this; the first one publishes. The encoder's fit comes last be
 folds found to agree least.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import faiss
@@ -14,10 +15,13 @@ import ray.train.torch
 import torch
 
 from mmcsal_core.artifacts import Artifact, Plan
+from mmcsal_core.backbones.last_block import LastBlock
+from mmcsal_core.backbones.loading import load_split_backbone
+from mmcsal_core.corpus.modality import ModalityConfig
 from mmcsal_core.encoder.checkpoint import save_encoder
 from mmcsal_core.encoder.config import EncoderConfig
 from mmcsal_core.encoder.encoder_fit import EncoderFit
-from mmcsal_core.encoder.feature_rows import Rows, Vectors
+from mmcsal_core.encoder.feature_rows import Features, Rows, Vectors
 from mmcsal_core.encoder.out_of_fold import (
     count_fold_epochs,
     draw_fold_seed,
@@ -29,7 +33,7 @@ from mmcsal_core.encoder.out_of_fold import (
 from mmcsal_core.encoder.workers import Workers
 from mmcsal_core.metrics import diagnose_embeddings
 from mmcsal_core.schema import OUT_OF_FOLD_FILE, out_of_fold_schema
-from pipelines.feature_spool import FeatureSpool, spool_features
+from pipelines.feature_spool import FeatureSpool, check_pretrained, spool_features
 from pipelines.fit_checkpoints import (
     CHECKPOINTS,
     FitPace,
@@ -54,6 +58,8 @@ class TrainTask:
     seed: int
     config: EncoderConfig
     resources: Resources
+    finetuned: Mapping[str, ModalityConfig] = field(default_factory=dict)
+    """Resolved modalities whose backbone's last block is trained."""
 
     @property
     def uses_gpu(self) -> bool:
@@ -67,8 +73,11 @@ def train_on_worker(loop_config: dict[str, Any]) -> None:
     torch.set_num_threads(task.resources.num_threads)
     faiss.omp_set_num_threads(task.resources.num_threads)
     device = str(ray.train.torch.get_device()) if task.uses_gpu else "cpu"
-    worker = TrainWorker(task, spool_features(task.features, task.modalities), device, Workers.current())
-    worker.train()
+    spool = spool_features(task.features, task.modalities, task.finetuned)
+    blocks = {name: load_split_backbone(modality).make_last_block() for name, modality in task.finetuned.items()}
+    for name, block in blocks.items():
+        check_pretrained(task.features, name, block)
+    TrainWorker(task, spool, device, Workers.current(), blocks).train()
 
 
 class TrainWorker:
@@ -79,10 +88,19 @@ class TrainWorker:
         spool: the features.
         device: where to compute.
         workers: this worker's place.
+        blocks: pretrained last blocks, by modality.
     """
 
-    def __init__(self, task: TrainTask, spool: FeatureSpool, device: str, workers: Workers) -> None:
+    def __init__(
+        self,
+        task: TrainTask,
+        spool: FeatureSpool,
+        device: str,
+        workers: Workers,
+        blocks: Mapping[str, LastBlock] | None = None,
+    ) -> None:
         self._task, self._spool, self._device, self._workers = task, spool, device, workers
+        self._blocks = blocks
         self._is_first = workers.rank == 0
         self._checkpoints = task.out.store.child(CHECKPOINTS)
         self._config, self._num_pairs = task.config, len(spool.pair_ids)
@@ -90,7 +108,7 @@ class TrainWorker:
     def train(self) -> None:
         """Fit everything, and publish it."""
         folds = self._list_folds()
-        fit = EncoderFit(self._spool.features, self._config, self._task.seed, self._device, self._workers)
+        fit = self._start_fit(self._spool.features, self._config, self._task.seed)
         self._pace = self._plan_pace(fit, folds)
         trust = self._score_folds(folds)
         if trust is not None and self._config.robust_fraction:
@@ -103,6 +121,9 @@ class TrainWorker:
             for name, data in save_encoder(encoder).items():
                 self._task.out.store.write_bytes(name, data)
             self._publish_metrics(fit, before)
+
+    def _start_fit(self, features: Features, config: EncoderConfig, seed: int) -> EncoderFit:
+        return EncoderFit(features, config, seed, self._device, self._workers, self._blocks)
 
     def _list_folds(self) -> list[Rows]:
         is_scored = has_folds(self._num_pairs, self._config)
@@ -140,7 +161,7 @@ class TrainWorker:
             self._pace.skip_epochs(count_fold_epochs(num_rest, self._config), num_rest)
             return found
         features, config = leave_out(self._spool.features, held_out, self._config)
-        fit = EncoderFit(features, config, draw_fold_seed(self._task.seed, number), self._device, self._workers)
+        fit = self._start_fit(features, config, draw_fold_seed(self._task.seed, number))
         self._run_fit(fit, name)
         scores = score_pairs(fit, self._spool.features, held_out)
         if self._is_first:

@@ -16,6 +16,8 @@ import torch
 from safetensors import SafetensorError
 
 from mmcsal_core.backbones.backbone import Backbone, Batch, Features
+from mmcsal_core.backbones.hugging_face_block import check_anatomy, find_last_layer, make_hub_block
+from mmcsal_core.backbones.last_block import Hidden, LastBlock, capture_input, flatten_hidden
 from mmcsal_core.backbones.names import parse_hugging_face
 from mmcsal_core.corpus.modality import ModalityConfig
 from mmcsal_core.errors import ConfigError
@@ -40,7 +42,7 @@ class HubModel:
     def __init__(self, name: str, processor: str, device: str, *, trust_remote_code: bool) -> None:
         import transformers  # noqa: PLC0415  an extra of its own
 
-        source = parse_hugging_face(name)
+        self.name, source = name, parse_hugging_face(name)
         options = {"revision": source.revision or "main", "trust_remote_code": trust_remote_code}
         try:
             self.processor = getattr(transformers, processor).from_pretrained(source.name, **options)
@@ -83,6 +85,30 @@ class HuggingFaceImage:
             images=list(np.array(batch)), return_tensors="pt", input_data_format="channels_last"
         )
         return self._hub_model.embed({"pixel_values": inputs["pixel_values"]}, "get_image_features")
+
+
+class SplitHuggingFaceImage(HuggingFaceImage):
+    """An image model that is cut before its last block.
+
+    Raises:
+        ConfigError: its type cannot be cut.
+    """
+
+    def __init__(self, hub_model: HubModel, image_size: int) -> None:
+        super().__init__(hub_model, image_size)
+        check_anatomy(hub_model.name, hub_model.model.config.model_type)
+        blank = np.zeros((1, image_size, image_size, 3), dtype=np.uint8)
+        self.hidden_dim = self.embed_hidden(blank)[0].shape[1]
+
+    def embed_hidden(self, batch: Batch) -> tuple[Hidden, Features]:
+        """Return hidden rows, float32 (n, hidden_dim), and what `embed` returns."""
+        with capture_input(find_last_layer(self._hub_model.model)) as seen:
+            features = self.embed(batch)
+        return flatten_hidden(seen[0]), features
+
+    def make_last_block(self) -> LastBlock:
+        """Return a copy of the last block, on the CPU."""
+        return make_hub_block(self._hub_model.name, self._hub_model.model, self.hidden_dim, self.dim)
 
 
 class HuggingFaceText:
@@ -136,20 +162,22 @@ class HuggingFaceAudio:
         return clip[: getattr(self._hub_model.processor, "nb_max_samples", len(clip))]
 
 
-def check_hugging_face(name: str, *, trust_remote_code: bool = False) -> None:
+def check_hugging_face(name: str, *, trust_remote_code: bool = False, is_split: bool = False) -> None:
     """Look a model up by its configuration alone, before workers are started that would load its weights.
 
     Raises:
-        ConfigError: it is not there, or transformers does not know it.
+        ConfigError: it is not there, transformers does not know it, or it `is_split` and cannot be.
     """
     import transformers  # noqa: PLC0415  an extra of its own
 
     source = parse_hugging_face(name)
     options = {"revision": source.revision or "main", "trust_remote_code": trust_remote_code}
     try:
-        transformers.AutoConfig.from_pretrained(source.name, **options)
+        config = transformers.AutoConfig.from_pretrained(source.name, **options)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"backbone {name!r} must be known to transformers, but: {error}") from error
+    if is_split:
+        check_anatomy(name, config.model_type)
 
 
 def load_hugging_face(name: str, modality: ModalityConfig, device: str, *, trust_remote_code: bool = False) -> Backbone:
@@ -165,7 +193,8 @@ def load_hugging_face(name: str, modality: ModalityConfig, device: str, *, trust
         model = HubModel(name, "AutoFeatureExtractor", device, trust_remote_code=trust_remote_code)
         return HuggingFaceAudio(model, modality.sample_rate, round(modality.window_s * modality.sample_rate))
     model = HubModel(name, "AutoImageProcessor", device, trust_remote_code=trust_remote_code)
-    return HuggingFaceImage(model, modality.image_size)
+    image_model = SplitHuggingFaceImage if modality.finetune_last_block else HuggingFaceImage
+    return image_model(model, modality.image_size)
 
 
 def pool_hidden_states(hidden: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

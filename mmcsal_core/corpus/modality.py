@@ -45,6 +45,11 @@ class ModalityConfig(Settings):
     uri_column: str | None = Field(None, description="column with a path or URL of the content")
     suffixes: tuple[str, ...] = Field((), description="file name endings in a folder source, lower case, with the dot")
     backbone: str | None = Field(None, description="e.g. efficientnet-lite0, wordllama, hf:NAME-or-folder@REVISION")
+    finetune_last_block: bool = Field(
+        False,
+        description="train the backbone's last block together with the projection head; features/ then also keeps what "
+        "goes into it, several times as large as the vector",
+    )
     image_size: int = Field(224, ge=16, le=4096, description="side in pixels that images and frames are resized to")
     sample_rate: int = Field(16_000, ge=1_000, le=192_000, description="audio samples per second after resampling")
     window_s: float = Field(4.0, gt=0, le=600, description="seconds of audio used, cut or zero-padded to this length")

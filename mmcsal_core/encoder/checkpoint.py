@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from mmcsal_core.backbones.rebuilding import build_last_block
 from mmcsal_core.encoder.config import EncoderConfig
 from mmcsal_core.encoder.encoder_fit import EncoderFit
 from mmcsal_core.encoder.model import Encoder
@@ -40,20 +41,24 @@ def save_encoder(encoder: Encoder) -> dict[str, bytes]:
         "seed": encoder.seed,
         "config": encoder.config.model_dump(mode="json"),
     }
+    if encoder.blocks:
+        card["blocks"] = {name: block.structure for name, block in encoder.blocks.items()}
     return {WEIGHTS_FILE: save(tensors), CARD_FILE: (json.dumps(card, indent=2, sort_keys=True) + "\n").encode()}
 
 
 def load_encoder(files: Mapping[str, bytes]) -> Encoder:
-    """Rebuild an encoder, on the CPU, from what `save_encoder` returned.
+    """Rebuild an encoder, on the CPU, from what `save_encoder` returned; last blocks from their structure in the card.
 
     Raises:
+        ConfigError: the package that a last block is built with is missing.
         ArtifactError: a file is missing, damaged or of another format.
     """
     card = _read_card(files)
     tensors = _read_tensors(files.get(WEIGHTS_FILE, b""), WEIGHTS_FILE)
     config = EncoderConfig.model_validate_json(json.dumps(card["config"]))
-    towers = build_towers({name: card["feature_dims"][name] for name in card["modalities"]}, config)
     try:
+        blocks = {name: build_last_block(structure) for name, structure in card.get("blocks", {}).items()}
+        towers = build_towers({name: card["feature_dims"][name] for name in card["modalities"]}, config, blocks)
         unpack_towers(towers, tensors)
         prototypes = {name: tensors[f"{name}.{_PROTOTYPES}"].numpy() for name in towers}
     except (KeyError, RuntimeError) as error:

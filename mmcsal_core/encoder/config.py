@@ -34,6 +34,9 @@ class EncoderConfig(Settings):
     epochs: int = Field(30, ge=1, description="passes over the pairs")
     batch_size: int = Field(256, ge=4, description="pairs a step, over all workers together")
     learning_rate: float = Field(1e-3, gt=0, description="largest step size of AdamW; it falls along a cosine")
+    finetune_rate: float = Field(
+        0.3, gt=0, le=1, description="step size of last blocks that are trained, as a share of the heads'"
+    )
     weight_decay: float = Field(1e-2, ge=0, description="weight decay of AdamW")
     dropout: float = Field(0.4, ge=0, lt=1, description="share of standardised features set to 0 in training")
     noise: float = Field(0.3, ge=0, description="standard deviation of the noise added to standardised features")

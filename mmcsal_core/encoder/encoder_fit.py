@@ -1,4 +1,4 @@
-"""Fit the encoder, by regularised contrastive learning over frozen features.
+"""Fit the encoder, by regularised contrastive learning over frozen features, or over what goes into a last block.
 
 The first stage (MMSSL) of Shen et al., "Enhancing Modality Representation and Alignment for Multimodal Cold-start
 Active Learning" (MM Asia 2024), reconstructed from its public text:
@@ -12,7 +12,7 @@ differ from one by rounding only. Every pair is used once an epoch; batches are 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from mmcsal_core.artifacts import CHUNK_ROWS
+from mmcsal_core.backbones.last_block import LastBlock
 from mmcsal_core.encoder.clustered_rows import ClusteredRows
 from mmcsal_core.encoder.config import EncoderConfig
 from mmcsal_core.encoder.feature_rows import Features, Rows, Vectors, count_rows, iter_blocks, read_rows
@@ -28,11 +29,12 @@ from mmcsal_core.encoder.model import Encoder, embed_rows
 from mmcsal_core.encoder.objective import Batch, list_weights, measure_losses
 from mmcsal_core.encoder.prototypes import Prototypes, choose_num_prototypes, list_granularities
 from mmcsal_core.encoder.retrieval import measure_reciprocal_rank
-from mmcsal_core.encoder.towers import Tower, build_towers, initialise_towers, pack_towers, unpack_towers
+from mmcsal_core.encoder.towers import Tower, Towers, build_towers, initialise_towers, pack_towers, unpack_towers
 from mmcsal_core.encoder.training_set import (
     AUGMENT,
     CLUSTER,
     MAX_HELD_BACK,
+    check_blocks,
     check_features,
     check_sizes,
     draw_seed,
@@ -50,14 +52,17 @@ class EncoderFit:
 
     Args:
         features: one vector a pair and modality, (n, in_dim) each, rows in the same order; arrays or memory maps, of
-            which only the rows of a batch or a block are read at a time.
+            which only the rows of a batch or a block are read at a time. Hidden rows (n, hidden_dim) where a last block
+            is trained.
         config: what to fit.
         seed: of the weights, the split, the batches, the augmentation and the clusterings; not negative.
         device: where the towers live, e.g. `cuda`.
         workers: this worker's place among those that share the fit; every one of them holds all the features.
+        blocks: pretrained last blocks, by modality, of which copies are trained with the heads.
 
     Raises:
-        ConfigError: fewer than 2 modalities, or more prototypes or workers than the pairs allow.
+        ConfigError: fewer than 2 modalities, more prototypes or workers than the pairs allow, or rows that do not fit a
+            block.
         DataError: fewer than 4 pairs, or features that cannot be trained on.
     """
 
@@ -68,9 +73,11 @@ class EncoderFit:
         seed: int,
         device: str = "cpu",
         workers: Workers | None = None,
+        blocks: Mapping[str, LastBlock] | None = None,
     ) -> None:
-        self.features = dict(features)
+        self.features, self._pretrained = dict(features), dict(blocks or {})
         check_features(features)
+        check_blocks(features, self._pretrained)
         self.config, self.seed, self.device = config, seed, torch.device(device)
         self.workers = workers or Workers()
         num_pairs = count_rows(features)
@@ -78,10 +85,8 @@ class EncoderFit:
         self.train_rows, self.held_back_rows = split_rows(num_pairs, config.held_back_fraction, seed)
         self.num_prototypes = choose_num_prototypes(len(self.train_rows), config.num_prototypes)
         self.granularities = list_granularities(self.num_prototypes, len(self.train_rows))
-        self.towers = build_towers({name: source.shape[1] for name, source in self.features.items()}, config)
-        initialise_towers(self.towers, self.features, self.train_rows, seed)
-        for tower in self.towers.values():
-            tower.to(self.device)
+        self.towers = self._build_towers()
+        initialise_towers(self.towers, self.features, self.train_rows, seed, self.device)
         self.log_temperature = nn.Parameter(
             torch.tensor(math.log(config.temperature), device=self.device), requires_grad=config.learn_temperature
         )
@@ -158,7 +163,7 @@ class EncoderFit:
     def to_encoder(self) -> Encoder:
         """Return the encoder as it stands, on the CPU, with prototypes of the base granularity made from it."""
         prototypes = {name: self._find_centroids(name) for name in self.towers}
-        towers = build_towers({name: source.shape[1] for name, source in self.features.items()}, self.config)
+        towers = self._build_towers()
         for name, tower in towers.items():
             tower.load_state_dict(self.towers[name].state_dict())
         return Encoder(towers, prototypes, self.config, self.seed)
@@ -167,6 +172,11 @@ class EncoderFit:
         """Embed the held-back pairs, or a sample of the training pairs where none are held back, (n, dim) each."""
         rows = self.held_back_rows if len(self.held_back_rows) else self.train_rows[:MAX_HELD_BACK]
         return {name: self._embed(name, rows) for name in self.towers}
+
+    def _build_towers(self) -> Towers:
+        dims = {name: source.shape[1] for name, source in self.features.items()}
+        dims |= {name: block.dim for name, block in self._pretrained.items()}
+        return build_towers(dims, self.config, self._pretrained)
 
     def _watch_retrieval(self) -> None:
         """Note how the held-back pairs are retrieved, the first worker's number on all, and keep the best state."""
@@ -180,10 +190,15 @@ class EncoderFit:
             unpack_towers(self.towers, self.best)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
-        weights = [parameter for tower in self.towers.values() for parameter in tower.parameters()]
-        groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": self.config.weight_decay}]
+        """List what is trained; `rate` is the share of the learning rate."""
+        towers, decay = self.towers.values(), self.config.weight_decay
+        weights = [parameter for tower in towers for parameter in tower.layers.parameters()]
+        groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": decay, "rate": 1.0}]
+        weights = [p for tower in towers if tower.block is not None for p in tower.block.parameters()]
+        if weights:
+            groups.append({"params": weights, "weight_decay": decay, "rate": self.config.finetune_rate})
         if self.config.learn_temperature:
-            groups.append({"params": [self.log_temperature], "weight_decay": 0.0})
+            groups.append({"params": [self.log_temperature], "weight_decay": 0.0, "rate": 1.0})
         return groups
 
     def _parameters(self) -> Iterator[nn.Parameter]:
@@ -194,7 +209,7 @@ class EncoderFit:
         rise = min(1.0, epochs_done)
         fall = 0.5 * (1 + math.cos(math.pi * epochs_done / (self.config.epochs + 1)))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * rise * fall
+            group["lr"] = self.config.learning_rate * rise * fall * group["rate"]
 
     def _step(self, rows: Rows, generator: torch.Generator) -> npt.NDArray[np.float64]:
         """Take one step on the training rows numbered `rows`, and return the batch's losses, NaN if not in use."""
@@ -225,7 +240,8 @@ class EncoderFit:
         """Standardise this worker's rows, (n_rank, in_dim); drop features and add noise, drawn for the whole batch."""
         mine = self.workers.slice_of(len(rows))
         features = torch.from_numpy(read_rows(self.features[name], self.train_rows[rows[mine]])).to(self.device)
-        standardised, shape = tower.standardise(features), (len(rows), features.shape[1])
+        standardised = tower.standardise(features)
+        shape = (len(rows), standardised.shape[1])
         if self.config.noise:
             noise = torch.randn(shape, generator=generator, device=self.device)[mine]
             standardised = standardised + self.config.noise * noise

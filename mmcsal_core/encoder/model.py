@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 
 from mmcsal_core.artifacts import CHUNK_ROWS
+from mmcsal_core.backbones.last_block import LastBlock
 from mmcsal_core.encoder.config import EncoderConfig
 from mmcsal_core.encoder.prototypes import assign_nearest
 from mmcsal_core.encoder.towers import Tower, Towers
@@ -42,6 +43,11 @@ class Encoder:
         """The length of each modality's feature vector."""
         return {name: tower.mean.numel() for name, tower in self.towers.items()}
 
+    @property
+    def blocks(self) -> dict[str, LastBlock]:
+        """The last blocks that were trained, by modality; `embed` takes hidden rows of these."""
+        return {name: tower.block for name, tower in self.towers.items() if tower.block is not None}
+
     def move_to(self, device: str) -> None:
         """Compute on `device` from now on, e.g. `cuda`."""
         for tower in self.towers.values():
@@ -53,7 +59,8 @@ class Encoder:
         """Map features to unit vectors, in chunks of CHUNK_ROWS rows, so that equal chunks give equal bits.
 
         Args:
-            features: one vector a pair and modality, (n, in_dim) each, rows in the same order.
+            features: one vector a pair and modality, (n, in_dim) each, rows in the same order; hidden rows of a
+                modality in `blocks`.
             pair_ids: n names for error messages; by default rows are named by their number.
 
         Returns:
@@ -65,7 +72,7 @@ class Encoder:
         """
         self._check_features(features)
         return {
-            name: _embed_modality(name, tower, np.asarray(features[name], dtype=np.float32), pair_ids)
+            name: _embed_modality(name, tower, np.asarray(features[name]), pair_ids)
             for name, tower in self.towers.items()
         }
 
@@ -79,18 +86,21 @@ class Encoder:
         return np.concatenate([np.empty(0, np.int64), *parts]).astype(np.int32)
 
     def _check_features(self, features: Mapping[str, npt.NDArray[np.floating]]) -> None:
-        for name, dim in self.feature_dims.items():
+        for name, tower in self.towers.items():
+            kind = "features" if tower.block is None else "hidden rows"
             shape = features[name].shape if name in features else None
-            if shape is None or len(shape) != 2 or shape[1] != dim:
+            if shape is None or len(shape) != 2 or shape[1] != tower.input_dim:
                 raise ConfigError(
-                    f"the encoder takes {name} features of shape (pairs, {dim}), got {shape or 'none'}; "
+                    f"the encoder takes {name} {kind} of shape (pairs, {tower.input_dim}), got {shape or 'none'}; "
                     "embed with the backbones that it was trained on, or train again"
                 )
 
 
-def _embed_modality(name: str, tower: Tower, features: Vectors, pair_ids: Sequence[str] | None) -> Vectors:
-    starts = range(0, len(features), CHUNK_ROWS)
-    parts = [embed_rows(tower, features[start : start + CHUNK_ROWS]) for start in starts]
+def _embed_modality(
+    name: str, tower: Tower, features: npt.NDArray[np.floating], pair_ids: Sequence[str] | None
+) -> Vectors:
+    chunks = [features[start : start + CHUNK_ROWS] for start in range(0, len(features), CHUNK_ROWS)]
+    parts = [embed_rows(tower, np.asarray(chunk, dtype=np.float32)) for chunk in chunks]
     vectors = np.concatenate([np.empty((0, tower.dim), np.float32), *parts])
     _check_unit(name, vectors, pair_ids)
     return vectors

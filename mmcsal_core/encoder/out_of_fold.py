@@ -6,12 +6,14 @@ features, rows in the order of `pair_id`. Out: one number a pair, the mean cosin
 """
 
 import math
+from collections.abc import Mapping
 from itertools import combinations
 
 import numpy as np
 import torch
 
 from mmcsal_core.artifacts import CHUNK_ROWS
+from mmcsal_core.backbones.last_block import LastBlock
 from mmcsal_core.encoder.config import EncoderConfig
 from mmcsal_core.encoder.encoder_fit import EncoderFit
 from mmcsal_core.encoder.feature_rows import Features, Rows, Vectors, count_rows, iter_blocks, read_rows, restrict_rows
@@ -24,13 +26,16 @@ FOLD_STEPS = 1000
 MIN_FOLD_EPOCHS = 3
 
 
-def measure_out_of_fold(features: Features, config: EncoderConfig, seed: int) -> Vectors:
+def measure_out_of_fold(
+    features: Features, config: EncoderConfig, seed: int, blocks: Mapping[str, LastBlock] | None = None
+) -> Vectors:
     """Return every pair's alignment by an encoder fitted without it, (N,) float32 in [-1, 1].
 
     Args:
         features: one vector a pair and modality, (N, in_dim) each, rows in the order of `pair_id`.
         config: of the encoder; `out_of_fold_folds` and `out_of_fold_epochs` say how many fits of what length.
         seed: of everything random.
+        blocks: pretrained last blocks, by modality, of which each fit trains copies; as for `fit_encoder`.
 
     Raises:
         ConfigError: the configuration asks for no folds, or the pairs are too few for them.
@@ -38,7 +43,7 @@ def measure_out_of_fold(features: Features, config: EncoderConfig, seed: int) ->
     """
     scores = np.empty(count_rows(features), np.float32)
     for number, held_out in enumerate(list_folds(len(scores), config, seed)):
-        fit = EncoderFit(*leave_out(features, held_out, config), draw_fold_seed(seed, number))
+        fit = EncoderFit(*leave_out(features, held_out, config), draw_fold_seed(seed, number), blocks=blocks)
         while not fit.is_finished:
             fit.run_epoch()
         scores[held_out] = score_pairs(fit, features, held_out)

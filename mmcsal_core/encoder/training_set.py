@@ -1,7 +1,11 @@
 """What a fit trains on: checked features, the held-back pairs, the batches of an epoch, and the seeds of it all."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from mmcsal_core.artifacts import CHUNK_ROWS
+from mmcsal_core.backbones.last_block import LastBlock
 from mmcsal_core.encoder.config import EncoderConfig
 from mmcsal_core.encoder.feature_rows import Features, Rows, RowSource, count_rows, iter_blocks, read_rows
 from mmcsal_core.encoder.prototypes import choose_num_prototypes
@@ -36,9 +40,26 @@ def check_features(features: Features) -> None:
             )
 
 
+def check_blocks(features: Features, blocks: Mapping[str, LastBlock]) -> None:
+    """Refuse last blocks that do not fit the rows, (n, hidden_dim) a modality with a block.
+
+    Raises:
+        ConfigError: a block for no modality, or rows of another length than go into it.
+    """
+    unknown = sorted(set(blocks) - set(features))
+    if unknown:
+        raise ConfigError(f"blocks are for {', '.join(features)}, got {', '.join(unknown)}; correct the name")
+    for name, block in blocks.items():
+        if features[name].shape[1] != block.hidden_dim:
+            raise ConfigError(
+                f"the last block of {name} takes hidden rows of length {block.hidden_dim}, got "
+                f"{features[name].shape[1]}; hand in what `embed_hidden` of its backbone returns first"
+            )
+
+
 def find_not_finite(source: RowSource) -> Rows:
     """Return the rows (n_wrong,) of features that hold NaN or what is infinite as float32, ascending."""
-    blocks = iter_blocks(np.arange(source.shape[0]))
+    blocks = iter_blocks(np.arange(source.shape[0]), CHUNK_ROWS)
     wrong = [rows[~np.isfinite(read_rows(source, rows)).all(axis=1)] for rows in blocks]
     return np.concatenate([np.empty(0, np.int64), *wrong])
 

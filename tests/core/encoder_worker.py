@@ -13,6 +13,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mmcsal_core.backbones.efficientnet_lite import EfficientNetLite
 from mmcsal_core.encoder.config import EncoderConfig
 from mmcsal_core.encoder.encoder_fit import EncoderFit
 from mmcsal_core.encoder.workers import Workers
@@ -24,6 +25,7 @@ CASES: dict[str, dict[str, Any]] = {
     "info_nce": {"lambda_proto": 0.0},
     "prototypes": {"prototype_target": "both", "num_prototypes": 2},
     "balanced": {"prototype_source": "sinkhorn", "num_prototypes": 2},
+    "last_block": {"prototype_target": "cross", "num_prototypes": 2},
     "all_terms": {"lambda_align": 0.3, "lambda_uniform": 0.2, "learn_temperature": True, "robust_fraction": 0.2},
 }
 
@@ -36,7 +38,13 @@ def run_case(name: str, workers: Workers) -> dict[str, Tensor]:
         modality: (shared @ rng.normal(size=(5, dim)) + 0.3 * rng.normal(size=(NUM_PAIRS, dim))).astype(np.float32)
         for modality, dim in (("image", 12), ("text", 9))
     }
-    fit = EncoderFit(features, EncoderConfig.model_validate({**WHOLE, **CASES[name]}), seed=4, workers=workers)
+    blocks = {}
+    if name == "last_block":
+        backbone = EfficientNetLite(image_size=32)
+        features["image"], _ = backbone.embed_hidden(rng.integers(0, 255, (NUM_PAIRS, 32, 32, 3), dtype=np.uint8))
+        blocks["image"] = backbone.make_last_block()
+    config = EncoderConfig.model_validate({**WHOLE, **CASES[name]})
+    fit = EncoderFit(features, config, seed=4, workers=workers, blocks=blocks)
     if fit.config.robust_fraction:
         fit.distrust_pairs(rng.normal(size=NUM_PAIRS).astype(np.float32))
     fit.run_epoch()

@@ -145,6 +145,36 @@ def test_vectors_off_the_sphere_fail(run: Store) -> None:
     assert "text_embedding holds vectors that are not of unit length" in list_failed(run)["embeddings: vectors"]
 
 
+def add_hidden(values: float, kind: pa.DataType) -> Callable[[pa.Table], pa.Table]:
+    def change(table: pa.Table) -> pa.Table:
+        rows = pa.array([[values] * 3] * table.num_rows, pa.list_(kind, 3))
+        return table.append_column("image_hidden", rows)
+
+    return change
+
+
+def test_features_that_are_not_finite_or_of_another_precision_fail(run: Store) -> None:
+    rewrite_shard(run, "features", add_hidden(0.5, pa.float16()))
+    assert list_failed(run) == {}
+    name = first_shard(run, "features").data.name
+    wrong = run.child("features").read_table(name)["image_feature"].to_pylist()
+    wrong[1] = [np.inf] * len(wrong[0])
+    rewrite_shard(run, "features", lambda table: replace_column(table, "image_feature", wrong))
+    assert list_failed(run) == {"features: vectors": "image_feature holds values that are not finite"}
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "problem"),
+    [
+        (np.inf, pa.float16(), "image_hidden holds values that are not finite"),
+        (0.5, pa.float32(), "image_hidden is fixed_size_list<element: float>[3], not a fixed-size list of halffloat"),
+    ],
+)
+def test_wrong_hidden_rows_fail(run: Store, values: float, kind: pa.DataType, problem: str) -> None:
+    rewrite_shard(run, "features", add_hidden(values, kind))
+    assert list_failed(run)["features: vectors"] == problem
+
+
 def test_vectors_that_are_not_finite_fail(run: Store) -> None:
     def spoil(table: pa.Table) -> pa.Table:
         return replace_column(table, "image_embedding", np.full((256, 8), np.nan).tolist())

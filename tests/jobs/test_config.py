@@ -12,6 +12,7 @@ import yaml
 
 from jobs.config import JobConfig, describe_config, hash_config, load_config, parse_config, parse_stored_config
 from jobs.config_reference import describe_keys
+from jobs.steps import fingerprint_ingest, list_steps
 from mmcsal_core.errors import ConfigError
 from mmcsal_core.selection.constraints.quotas import group_rows
 
@@ -51,6 +52,16 @@ def make_values(**changes: Any) -> dict[str, Any]:
         ),
         ({}, ["modalities.image.backbone=efficientnet-lite"], ["efficientnet-lite", "efficientnet-lite0"]),
         ({}, ["modalities.text.backbone=efficientnet-lite0"], ["efficientnet-lite0", "text"]),
+        (
+            {},
+            ["modalities.text.finetune_last_block=true"],
+            ["finetune_last_block needs", "kind 'image' with efficientnet-lite0", "'wordllama'", "to false"],
+        ),
+        (
+            {"modalities": {"image": {"column": "i", "kind": "video"}, "text": {"column": "c"}}},
+            ["modalities.image.finetune_last_block=true"],
+            ["finetune_last_block needs", "for kind 'video'"],
+        ),
         ({"selection": {}}, [], ["selection", "budget"]),
         ({"output": 3}, [], ["output", "string", "got 3"]),
     ],
@@ -60,6 +71,15 @@ def test_refuses_with_the_rule_and_the_value(changes: dict[str, Any], overrides:
         parse_config(make_values(**changes), overrides)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_training_a_last_block_redoes_the_features_and_leaves_the_pairs() -> None:
+    off, on = (parse_config(make_values(), [f"modalities.image.finetune_last_block={on}"]) for on in ("no", "yes"))
+    assert parse_config(make_values()) == off
+    assert fingerprint_ingest(off, "source") == fingerprint_ingest(on, "source")
+    prints = [{step.name: step.fingerprint for step in list_steps(config, "pairs", {})} for config in (off, on)]
+    assert {name for name in prints[0] if prints[0][name] == prints[1][name]} == {"ingest"}
+    assert hash_config(off) != hash_config(on)
 
 
 def test_a_missing_key_is_named() -> None:

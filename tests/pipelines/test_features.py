@@ -19,8 +19,8 @@ from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
 from mmcsal_core.errors import DataError, GateError
 from mmcsal_core.schema import feature_schema, reject_schema
 from mmcsal_core.storage import Store
-from pipelines import features
-from pipelines.features import FeaturesConfig, ShardEmbedder, decode_shard, extract_features, load_embedder
+from pipelines.features import STAGE, FeaturesConfig, decode_shard, extract_features, load_embedder
+from pipelines.shard_embedder import DecodedShard, ShardEmbedder
 from pipelines.stage_run import Resources, StageProgress, StageRun
 
 NUM_PAIRS = 300
@@ -111,7 +111,7 @@ class Poisoned:
 
 def test_a_bad_feature_is_rejected_in_the_order_of_the_pairs(tmp_path: Path) -> None:
     decoder = ChunkDecoder({"text": MODALITIES["text"]})
-    embedder = ShardEmbedder(decoder, {"text": Poisoned()}, batch_size=256)
+    embedder = ShardEmbedder(decoder, {"text": Poisoned()}, batch_size=256, stage=STAGE)
     pairs = publish_pairs(tmp_path, 60)
     table, rejects = embedder.embed_shard(decode_shard(pairs, plan_ranges(60, 256)[0], decoder))
     assert rejects["source_row"].to_pylist() == [2, 3, BLANK]
@@ -123,9 +123,7 @@ def test_a_shard_without_a_good_pair_is_empty_and_has_the_schema() -> None:
     pairs = pa.table({"row": [0], "pair_id": ["a"], "source": ["s"], "source_row": [0], "text": [" "]})
     decoder = ChunkDecoder({"text": MODALITIES["text"]})
     chunk, rejects = decoder.decode_chunk(pairs, "features")
-    table, _ = load_embedder(decoder, FeaturesConfig(), Resources()).embed_shard(
-        features.DecodedShard([chunk], rejects)
-    )
+    table, _ = load_embedder(decoder, FeaturesConfig(), Resources()).embed_shard(DecodedShard([chunk], rejects))
     assert table.num_rows == 0
     assert table.schema == feature_schema({"text": 256})
 
