@@ -49,7 +49,7 @@ class KernelConfig(Settings):
         description="weight of each relation between the means of two pairs' neighbourhoods, in the backbones' own "
         "spaces where there are any",
     )
-    neighborhood_size: int = Field(20, ge=1, description="pairs of a neighbourhood, the pair itself included")
+    neighborhood_size: int = Field(8, ge=1, description="pairs of a neighbourhood, the pair itself included")
     max_dense_pairs: int = Field(
         2048,
         ge=0,

@@ -35,9 +35,11 @@ CONFIG = SelectionConfig(
 )
 
 
-def build_graph(num_pairs: int, num_neighbors: int = 12, seed: int = 0) -> PairGraph:
+def build_graph(
+    num_pairs: int, num_neighbors: int = 12, seed: int = 0, kernel: KernelConfig = CONFIG.kernel
+) -> PairGraph:
     pool = make_clustered_pool(num_pairs, seed=seed)
-    config = CONFIG.model_copy(update={"search": NeighborConfig(num_neighbors=num_neighbors)})
+    config = CONFIG.model_copy(update={"search": NeighborConfig(num_neighbors=num_neighbors), "kernel": kernel})
     return build_pair_graph(make_pool(pool.embeddings, pool.features), config, seed=0)
 
 
@@ -251,7 +253,8 @@ def test_the_horizon_is_a_share_of_the_value_of_the_kth_other_row() -> None:
 
 @pytest.mark.parametrize("budget", [10, 40, 150])
 def test_counting_above_the_horizon_reaches_the_value_of_dense_greedy(budget: int) -> None:
-    dense, near = build_graph(1500, num_neighbors=1499), build_graph(1500, num_neighbors=48)
+    default = KernelConfig(max_dense_pairs=0)
+    dense, near = (build_graph(1500, num_neighbors=number, kernel=default) for number in (1499, 48))
     kernel = to_dense(dense)
 
     def cover(graph: PairGraph, floor: Whole) -> float:
