@@ -165,16 +165,28 @@ def read_neighbors(neighbors: Artifact, ids: pa.ChunkedArray) -> dict[str, Rows]
             f"{neighbors.store.url} must be of the same pool as the embeddings, but has {properties['pool']} pairs, "
             f"not {len(ids)}; run the stage '{neighbors.stage}' again"
         )
-    lists: dict[str, Rows] = {}
     tables = neighbors.iter_tables([PAIR_ID, RELATION, NEIGHBOR_RANK, NEIGHBOR_ID])
-    for table in _join_tables(tables, max(len(ids), MIN_BATCH_EDGES)):
+    return collect_edges(_join_tables(tables, max(len(ids), MIN_BATCH_EDGES)), ids, neighbors)
+
+
+def collect_edges(tables: Iterable[pa.Table], ids: pa.ChunkedArray, neighbors: Artifact) -> dict[str, Rows]:
+    """Put edges into lists, which are held once beside the table at hand; arguments and errors as in `read_neighbors`.
+
+    Args:
+        tables: columns of neighbors/.
+        ids: (N,) pair ids by row.
+        neighbors: where the tables are from.
+    """
+    num_neighbors = neighbors.read_manifest().properties["num_neighbors"]
+    lists: dict[str, Rows] = {}
+    for table in tables:
         rows, found = (locate_ids(table[name], ids, neighbors) for name in (PAIR_ID, NEIGHBOR_ID))
         ranks = table[NEIGHBOR_RANK].to_numpy()
         relations = table[RELATION].combine_chunks().dictionary_encode()
         codes = relations.indices.to_numpy()
         for code, relation in enumerate(relations.dictionary.to_pylist()):
             if relation not in lists:
-                lists[relation] = np.full((len(ids), properties["num_neighbors"]), NO_NEIGHBOR, dtype=np.int64)
+                lists[relation] = np.full((len(ids), num_neighbors), NO_NEIGHBOR, dtype=np.int64)
             chosen = codes == code
             lists[relation][rows[chosen], ranks[chosen]] = found[chosen]
     return lists

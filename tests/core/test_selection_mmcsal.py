@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from scipy import sparse
 
-from mmcsal_core.artifacts import Artifact, ShardRange
+from mmcsal_core.artifacts import Artifact
 from mmcsal_core.neighbors import KernelConfig, NeighborConfig, relations
 from mmcsal_core.neighbors.relations import Relation, measure_bandwidth
 from mmcsal_core.neighbors.vectors import Floats
@@ -25,7 +25,7 @@ from mmcsal_core.selection.mmcsal import cover_graph, find_outliers
 from mmcsal_core.selection.pair_graph import PairGraph, build_pair_graph
 from mmcsal_core.selection.pool import make_pool
 from mmcsal_core.selection.refine import Swaps, find_cells
-from mmcsal_core.selection.stored_pool import read_neighbors
+from mmcsal_core.selection.stored_pool import collect_edges
 from mmcsal_core.storage import Store
 from tests.core.pair_pools import make_clustered_pool
 from tests.core.plain_greedy import CoverState, greedy_cover
@@ -223,16 +223,15 @@ def test_what_is_held_while_a_bandwidth_is_measured_does_not_grow_with_the_pool(
     assert peak < 80 * 2**20
 
 
-def test_stored_edges_are_held_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmcsal_core.selection.stored_pool.MIN_BATCH_EDGES", 1)
+def test_stored_edges_are_held_once(tmp_path: Path) -> None:
     neighbors, ids = Artifact(Store(str(tmp_path)), "neighbors", "neighbors"), [f"{row:05d}" for row in range(4000)]
-    plan = neighbors.begin("f", lambda: [ShardRange(index=i, start=4000 * i, stop=4000 * i + 4000) for i in (0, 1)])
-    for rank, shard in enumerate(plan.shards):
+    neighbors.finish(neighbors.begin("f", list), properties={"pool": 4000, "num_neighbors": 1000})
+    tables = []
+    for rank in (0, 1):
         columns = {"pair_id": ids, "relation": ["image->text"] * 4000, "neighbor_id": ids[1 + rank :] + ids[: 1 + rank]}
-        neighbors.commit_shard(plan, shard, pa.table(columns | {"neighbor_rank": np.full(4000, rank)}))
-    neighbors.finish(plan, properties={"pool": 4000, "num_neighbors": 1000})
+        tables.append(pa.table(columns | {"neighbor_rank": np.full(4000, rank)}))
     tracemalloc.start()
-    (found,) = read_neighbors(neighbors, pa.chunked_array([ids])).values()
+    (found,) = collect_edges(tables, pa.chunked_array([ids]), neighbors).values()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found[3999, :3].tolist() == [0, 1, -1]
