@@ -154,7 +154,7 @@ def test_figures_are_shown_with_three_digits() -> None:
 
 def _render(figures: Figures, num_planned: int) -> str:
     machine = Machine("2 cores", 8.0, ("numpy 2",), 90.0)
-    occasion = Occasion("make evidence", "abc123", ("2026-01-02", "2026-01-03"), machine, 4, num_planned, 0.5)
+    occasion = Occasion("make evidence", "abc123", ("2026-01-02", "2026-01-03"), machine, 4, num_planned, 2, 0.5)
     return render_document(figures, occasion, Protocol())
 
 
@@ -163,6 +163,7 @@ def test_the_document_says_what_holds_and_what_does_not() -> None:
     text = _render(below, 4)
     assert "4 cells of the grid, 0.5 CPU hours, 2026-01-02 to 2026-01-03, commit abc123." in text
     assert "Incomplete" not in text
+    assert "Splits of a set: 2, class by class" in text
     claim = "20 % mispaired: the default picks at most a fifth of the pool's share of mispaired pairs"
     row = next(line for line in text.splitlines() if line.startswith(f"| {claim}"))
     assert row.count("**does not hold**: .100 of the picks, .200 of the pool") == 3  # all, chosen on, confirmed on

@@ -41,6 +41,7 @@ def write_document(cells: Sequence[Cell], results: ResultFile, protocol: Protoco
         machine=describe_machine(("numpy", "scipy", "scikit-learn", "torch")),
         num_cells=len(found),
         num_planned=len(cells),
+        num_splits=len({cell.split for cell, _ in found}),
         cpu_hours=sum(result.cpu_s for _, result in found) / 3600,
     )
     return render_document(collect_figures(found), occasion, protocol)

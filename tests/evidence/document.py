@@ -27,7 +27,7 @@ of the baselines, and do prototypes close the modality gap? Each claim below is 
 
 ## How it is measured
 
-- Each set is split {num_splits} times, class by class: {test_percent:g} % test, the rest (at most {max_pool} pairs) is
+- Splits of a set: {num_splits}, class by class: {test_percent:g} % test, the rest (at most {max_pool} pairs) is
   the pool. {shares}
 - Mispaired pairs are planted in the pool alone: among a random share of its pairs the contents of one modality are
   passed on in a cycle. The moved modality takes turns over the splits. A pair's label is that of the modalities that
@@ -78,6 +78,7 @@ class Occasion:
         machine: that ran it.
         num_cells: that have results.
         num_planned: of the profile.
+        num_splits: of a set, at most, among the cells that have results.
         cpu_hours: of all cells together.
     """
 
@@ -87,6 +88,7 @@ class Occasion:
     machine: Machine
     num_cells: int
     num_planned: int
+    num_splits: int
     cpu_hours: float
 
 
@@ -97,7 +99,7 @@ def render_document(figures: Figures, occasion: Occasion, protocol: Protocol) ->
     head = HEAD.format(
         command=occasion.command,
         occasion=describe_occasion(occasion),
-        num_splits=protocol.num_splits,
+        num_splits=occasion.num_splits,
         test_percent=100 * protocol.test_fraction,
         max_pool=protocol.max_pool,
         shares=f"Pools are {', '.join(describe_share(share) for share in figures.shares)}.",
