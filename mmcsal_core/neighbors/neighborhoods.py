@@ -16,6 +16,7 @@ from mmcsal_core.neighbors.vectors import Rows, Vectors, iter_blocks
 
 BLOCK_ROWS = 4096
 COLUMN_BITS = 32
+"""Of a whole number that holds a kernel value above and a column below, so that edges are ranked by one key."""
 MAX_COLUMN = 2**COLUMN_BITS - 1
 MIN_LENGTH = 1e-6
 """A mean shorter than this has no direction."""
