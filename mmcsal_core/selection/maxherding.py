@@ -24,5 +24,5 @@ def select_maxherding(pool: Pool, request: Request) -> Picks:
     distances = measure_distances(pool.joint, *edges)
     values = np.exp(-((distances / config.baselines.maxherding_lengthscale) ** 2))
     kernel = make_kernel(values, edges, pool.num_pairs)
-    horizon = find_horizon(kernel, config.search.num_neighbors, config.kernel.horizon)
+    horizon = find_horizon(kernel, config.search.count_neighbors(pool.num_pairs), config.kernel.horizon)
     return cover_greedily(kernel, request, "maxherding", horizon)

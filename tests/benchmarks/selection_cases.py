@@ -7,7 +7,7 @@ differ only in the number of picks share the run of a one-pick method that is ti
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from tests.benchmarks.selection_methods import LOOP, MAX_DENSE_ROWS, OWN, Method, Task
+from tests.benchmarks.selection_methods import LOOP, MAX_DENSE_ROWS, OWN, SMALL_COVERAGE, Method, Task
 from tests.benchmarks.selection_peers import PEERS
 from tests.benchmarks.selection_pools import Kind, PoolSpec
 
@@ -15,7 +15,8 @@ Profile: TypeAlias = Literal["smoke", "quick", "standard", "full"]
 PROFILES: tuple[Profile, ...] = ("smoke", "quick", "standard", "full")
 
 METHODS: dict[Task, dict[str, Method]] = {
-    task: {method.name: method for method in OWN[task] + PEERS[task]} for task in ("k-center", "coverage")
+    "k-center": {method.name: method for method in OWN["k-center"] + PEERS["k-center"]},
+    "coverage": {method.name: method for method in SMALL_COVERAGE + PEERS["coverage"]},
 }
 
 TIMED_PICKS = 500
@@ -57,7 +58,9 @@ class Group:
     @property
     def methods(self) -> list[Method]:
         """Rows of the table."""
-        return OWN[self.task] + (PEERS[self.task] if self.has_peers else [])
+        is_small = self.task == "coverage" and self.pool.num_pairs <= MAX_DENSE_ROWS
+        own = SMALL_COVERAGE if is_small else OWN[self.task]
+        return own + (PEERS[self.task] if self.has_peers else [])
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,7 @@ def _list_standard() -> list[Group]:
         *[_group("k-center", kind, 200_000, 256, 2_000, has_peers=False) for kind in others],
         *[_group("coverage", kind, 10_000, 256, 500, has_peers=False) for kind in ("uniform", "power-law")],
         _group("coverage", "clustered", 10_000, 256, 2_000, has_peers=False),
+        *[_group("coverage", kind, 10_000, 256, 20, has_peers=False) for kind in ("clustered", *others)],
         _group("coverage", "clustered", 50_000, 256, 2_000),
     ]
 

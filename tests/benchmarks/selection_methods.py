@@ -16,7 +16,13 @@ import numpy as np
 import mmcsal_core.selection.coverage
 import mmcsal_core.selection.mmcsal
 from mmcsal_core.neighbors.config import KernelConfig
-from mmcsal_core.neighbors.relations import Relation, list_shared_relations, measure_bandwidth
+from mmcsal_core.neighbors.neighborhoods import average_neighborhoods
+from mmcsal_core.neighbors.relations import (
+    Relation,
+    list_neighborhood_relations,
+    list_shared_relations,
+    measure_bandwidth,
+)
 from mmcsal_core.neighbors.vectors import Floats, Rows, Vectors, iter_blocks, scale_to_unit
 from mmcsal_core.selection import SelectionConfig, select_coreset
 from mmcsal_core.selection.coreset import Request
@@ -27,13 +33,17 @@ from mmcsal_core.selection.strategies import SELECTORS, select_from_pool
 from tests.benchmarks.selection_pools import SEED, split_modalities
 
 Task: TypeAlias = Literal["k-center", "coverage"]
-KernelName: TypeAlias = Literal["joint", "pair"]
+KernelName: TypeAlias = Literal["joint", "pair", "whole"]
+"""One relation; those of `mmcsal` less its neighbourhoods; all of `mmcsal`, which needs N x N products."""
 
 LOOP = "numpy loop"
 DENSE = "numpy dense greedy"
 DENSE_PAIR = "numpy dense greedy, pair kernel"
 COVERAGE = "mmcsal coverage"
+MMCSAL = "mmcsal"
 PAIR = "mmcsal, coverage alone"
+DENSE_WHOLE = "numpy dense greedy, pair kernel with neighbourhoods"
+WHOLE = "mmcsal, coverage alone, with neighbourhoods"
 MAX_DENSE_ROWS = 20_000
 """Pairs up to which N x N float64 is held: 3.2 GB."""
 
@@ -168,11 +178,16 @@ def run_mmcsal(problem: Problem) -> Answer:
 
 def run_pair_coverage(problem: Problem) -> Answer:
     """Run the default strategy as pure greedy coverage: no neighbourhoods, trust, repulsion, swaps or second phase."""
-    kernel = KernelConfig(neighborhood_weight=0.0)
-    return _run_mmcsal(
-        problem,
-        SelectionConfig(lambda_align=0.0, lambda_div=0.0, refine="none", diversity_threshold=0.0, kernel=kernel),
-    )
+    return _run_mmcsal(problem, _cover_alone(KernelConfig(neighborhood_weight=0.0)))
+
+
+def run_whole_coverage(problem: Problem) -> Answer:
+    """Run the default strategy as pure greedy coverage on its whole kernel."""
+    return _run_mmcsal(problem, _cover_alone(KernelConfig()))
+
+
+def _cover_alone(kernel: KernelConfig) -> SelectionConfig:
+    return SelectionConfig(lambda_align=0.0, lambda_div=0.0, refine="none", diversity_threshold=0.0, kernel=kernel)
 
 
 def _run_mmcsal(problem: Problem, config: SelectionConfig) -> Answer:
@@ -213,12 +228,24 @@ def compute_dense_kernel(problem: Problem, kernel: KernelName, columns: Rows | N
 
 
 def list_relations(problem: Problem, kernel: KernelName) -> tuple[list[Relation], list[float]]:
-    """Return the relations that a kernel is made of, and their bandwidths; `pair` leaves neighbourhoods out."""
+    """Return the relations that a kernel is made of, and their bandwidths."""
     if kernel == "joint":
         return [Relation("joint", problem.vectors, problem.vectors, 1.0)], [problem.bandwidth]
     config = KernelConfig()
-    relations = list_shared_relations(scale_to_unit(split_modalities(problem.vectors)), config)
+    embeddings = scale_to_unit(split_modalities(problem.vectors))
+    relations = list_shared_relations(embeddings, config)
+    if kernel == "whole":
+        means = average_neighborhoods(embeddings, find_nearest(problem, config.neighborhood_size))
+        relations += list_neighborhood_relations(means, config)
     return relations, [measure_bandwidth(relation, config.bandwidth_neighbor, SEED) for relation in relations]
+
+
+def find_nearest(problem: Problem, size: int) -> Rows:
+    """Return the rows of each row's largest values of the pair kernel less its neighbourhoods, (N, size)."""
+    rows = np.arange(len(problem.vectors))
+    # The kernel is symmetric, so some of its columns are as many of its rows.
+    blocks = (compute_dense_kernel(problem, "pair", rows[block]).T for block in iter_blocks(len(rows), BLOCK_ROWS))
+    return np.concatenate([np.argpartition(-values, size - 1)[:, :size] for values in blocks])
 
 
 def run_dense(problem: Problem, kernel: KernelName = "joint") -> Answer:
@@ -252,8 +279,13 @@ def _find_best(dense: Floats, covered: Floats, bounds: Floats) -> int:
 
 
 def run_dense_pair(problem: Problem) -> Answer:
-    """Pick by greedy coverage on the dense pair kernel."""
+    """Pick by greedy coverage on the dense pair kernel less its neighbourhoods."""
     return run_dense(problem, "pair")
+
+
+def run_dense_whole(problem: Problem) -> Answer:
+    """Pick by greedy coverage on the dense pair kernel."""
+    return run_dense(problem, "whole")
 
 
 OWN: dict[Task, list[Method]] = {
@@ -270,8 +302,16 @@ OWN: dict[Task, list[Method]] = {
         Method(COVERAGE, run_coverage),
         Method(DENSE_PAIR, run_dense_pair, is_dense=True, kernel="pair"),
         Method(PAIR, run_pair_coverage, kernel="pair"),
-        Method("mmcsal", run_mmcsal, kernel="pair"),
+        Method(MMCSAL, run_mmcsal, kernel="pair"),
         Method("faiss k-means + nearest", run_kmeans),
         Method("random", run_random),
     ],
 }
+
+SMALL_COVERAGE = [
+    *[method for method in OWN["coverage"] if method.name != MMCSAL],
+    Method(DENSE_WHOLE, run_dense_whole, is_dense=True, kernel="whole"),
+    Method(WHOLE, run_whole_coverage, kernel="whole"),
+    Method(MMCSAL, run_mmcsal, kernel="whole"),
+]
+"""Coverage where N x N fits; above, there is nothing to judge picks on the whole kernel by."""

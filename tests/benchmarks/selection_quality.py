@@ -55,11 +55,11 @@ def measure_quality(problem: Problem, picks: Rows, kernel: KernelName) -> Qualit
     squared = np.maximum(2 - 2 * nearest, 0.0)
     if kernel == "joint":
         return Quality(float(np.sqrt(squared.max())), float(np.exp(-squared / problem.bandwidth).mean()))
-    return Quality(float(np.sqrt(squared.max())), _measure_pair_coverage(problem, picks, dtype))
+    return Quality(float(np.sqrt(squared.max())), _measure_pair_coverage(problem, picks, dtype, kernel))
 
 
-def _measure_pair_coverage(problem: Problem, picks: Rows, dtype: type[np.floating]) -> float:
-    relations, bandwidths = list_relations(problem, "pair")
+def _measure_pair_coverage(problem: Problem, picks: Rows, dtype: type[np.floating], kernel: KernelName) -> float:
+    relations, bandwidths = list_relations(problem, kernel)
     right = [relation.pool[picks].astype(dtype).T for relation in relations]
     best = np.empty(len(problem.vectors))
     for block in iter_blocks(len(best), BLOCK_ROWS):

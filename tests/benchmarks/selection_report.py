@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from tests.benchmarks.selection_cases import TIMED_PICKS, Group
 from tests.benchmarks.selection_machine import Machine
+from tests.benchmarks.selection_methods import MAX_DENSE_ROWS
 from tests.benchmarks.selection_pools import DESCRIPTIONS
 from tests.benchmarks.selection_rows import COVERAGE_COLUMNS, GREEDY_ALONE, K_CENTER_COLUMNS
 
@@ -37,7 +38,8 @@ starts; imports and a first call on 512 rows come before it too.
 - **radius**: distance of a row to its nearest pick, at most. **coverage**: mean over the pool of the best kernel
   value of a pick, exp(-d^2 / s), with s the median squared distance to the 60th neighbour; float64 up to 200
   million pick-row pairs, float32 above. Rows of the pair kernel measure coverage with the kernel of the strategy
-  `mmcsal` less its neighbourhoods.
+  `mmcsal` less its neighbourhoods; up to {MAX_DENSE_ROWS:,} pairs there are rows `with neighbourhoods`, and `mmcsal` is
+  measured with them.
 - **graph s**, **greedy s**: CPU seconds of neighbour search and kernel (or the dense kernel), and of picking. What
   is left of CPU s is checks. **of dense**: coverage over that of greedy on the dense kernel.
 - `mmcsal` rows call `select_coreset`, which also checks the vectors and returns gains; `greedy alone` is the part

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mmcsal_core.neighbors.vectors import Rows
 from tests.benchmarks.selection_case import SET_UP_PICKS, Outcome
 from tests.benchmarks.selection_cases import Group, Run, find_obstacle, plan_run
-from tests.benchmarks.selection_methods import DENSE, DENSE_PAIR, LOOP, Method
+from tests.benchmarks.selection_methods import DENSE, DENSE_PAIR, DENSE_WHOLE, LOOP, KernelName, Method
 from tests.benchmarks.selection_quality import Agreement
 from tests.benchmarks.selection_results import Result, find_version, fingerprint_method
 
@@ -47,6 +47,9 @@ MIN_CPU_S = 5e-4
 
 DIFFERENT = "DIFFERENT"
 """What a table says of an exact method whose picks are not the reference's."""
+
+DENSE_OF: dict[KernelName, str] = {"joint": DENSE, "pair": DENSE_PAIR, "whole": DENSE_WHOLE}
+"""The method whose coverage under a kernel others are compared with."""
 
 Find = Callable[[Run, str], Result | None]
 Compare = Callable[[Group, Rows, Rows], Agreement]
@@ -145,7 +148,7 @@ def _make_coverage_rows(group: Group, method: Method, results: Mapping[str, Resu
         f"{dense.cpu_s / outcome.cpu_s:.1f}" if dense and outcome.cpu_s >= MIN_CPU_S else "",
     ]
     row += [*_describe_memory(outcome), *_describe_quality(result)]
-    best = results[DENSE if method.kernel == "joint" else DENSE_PAIR].quality
+    best = results[DENSE_OF[method.kernel]].quality
     row.append(f"{result.quality.coverage / best.coverage:.4f}" if best and result.quality else "")
     return [row]
 
@@ -154,7 +157,7 @@ def _describe_agreement(group: Group, method: Method, results: Mapping[str, Resu
     reference = LOOP if group.task == "k-center" else DENSE
     if method.name == reference:
         return "reference"
-    if method.kernel == "pair":
+    if method.kernel != "joint":
         return "pair kernel"
     if not method.is_exact or results[reference].outcome is None:
         return "" if method.is_exact else "not exact"
