@@ -163,12 +163,12 @@ def find_neighbors(
         "indexes": indexes,
         "out": run.out,
         "plan": plan,
-        "num_neighbors": config.count_neighbors(num_pairs),
+        "num_neighbors": config.num_neighbors,
         "num_threads": max(1, int(run.resources.cpus_per_actor)),
     }
     run_shards(run.out.missing_shards(plan), NeighborWorker, arguments, run)
     files = [publish_suspicion(run.out, plan, indexes.store.read_table(INDEX_IDS)[PAIR_ID], encoder)]
-    properties = {"pool": num_pairs, "num_neighbors": min(config.count_neighbors(num_pairs), num_pairs - 1)}
+    properties = {"pool": num_pairs, "num_neighbors": min(config.num_neighbors, num_pairs - 1)}
     return run.finish(plan, files=files, properties=properties)
 
 

@@ -6,19 +6,11 @@ from pydantic import Field
 
 from mmcsal_core.settings import Settings
 
-SMALL_POOL = 20_000
-"""Pairs up to which a pick may stand for more pairs than 64 neighbours show, and more neighbours cost little."""
-
 
 class NeighborConfig(Settings):
     """How the nearest neighbours of a pair are found."""
 
-    num_neighbors: int | None = Field(
-        None,
-        ge=1,
-        description="neighbours kept for each pair and relation, itself left out; by default 128 in pools of up to "
-        "20 000 pairs and 64 in larger ones",
-    )
+    num_neighbors: int = Field(64, ge=1, description="neighbours kept for each pair and relation, itself left out")
     index_key: str = Field(
         "auto",
         min_length=1,
@@ -29,10 +21,6 @@ class NeighborConfig(Settings):
     backbone_dims: int = Field(
         128, ge=0, description="principal components kept of each backbone's own space; 0 leaves these spaces out"
     )
-
-    def count_neighbors(self, num_pairs: int) -> int:
-        """Return the neighbours wanted in a pool of that size; there may be fewer other pairs."""
-        return self.num_neighbors or (128 if num_pairs <= SMALL_POOL else 64)
 
 
 class KernelConfig(Settings):
@@ -63,7 +51,7 @@ class KernelConfig(Settings):
     )
     neighborhood_size: int = Field(8, ge=1, description="pairs of a neighbourhood, the pair itself included")
     max_dense_pairs: int = Field(
-        2048,
+        10_240,
         ge=0,
         description="pools of up to so many pairs hold the kernel of all couples, larger ones that of neighbours",
     )

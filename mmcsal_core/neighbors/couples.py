@@ -5,8 +5,8 @@ edge. All couples are multiplied at once in float64, hundreds of times faster a 
 what that leaves undecided.
 """
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from scipy import sparse
@@ -14,23 +14,24 @@ from scipy import sparse
 from mmcsal_core.neighbors.index import NO_NEIGHBOR
 from mmcsal_core.neighbors.relations import Relation
 from mmcsal_core.neighbors.vectors import Floats, Rows, iter_blocks
-from mmcsal_core.neighbors.whole_kernel import to_whole
+from mmcsal_core.neighbors.whole_kernel import Whole
 
 BLOCK_EDGES = 32_768
-BLOCK_ROWS = 512
+BLOCK_ROWS = 128
+
+Combine: TypeAlias = Callable[[Iterable[Floats]], Whole]
+"""Given some couples' squared distances in one relation after the other, returns their kernel values."""
 
 
 class Couples(Protocol):
-    """Couples of rows i <= j of a pool, in an order of their own, or of all rows i and j."""
+    """Couples of rows of a pool."""
 
-    def square_distances(self, relation: Relation) -> Floats:
-        """Return d_r(i, j)^2 of every couple, (E,) in [0, 4]."""
-
-    def make_graph(self, values: Floats) -> sparse.csr_array:
-        """Return the kernel of the couples' values.
+    def make_graph(self, relations: Sequence[Relation], combine: Combine) -> sparse.csr_array:
+        """Return the kernel of the couples, computed a block at a time.
 
         Args:
-            values: (E,) in [0, 1].
+            relations: over the pool.
+            combine: makes kernel values, multiples of 2^-30, of squared distances in [0, 4]; it may write into these.
 
         Returns:
             (N, N) int32 multiples of 2^-30, symmetric, sorted columns.
@@ -49,26 +50,25 @@ class EdgeCouples:
         self._upper = union_edges(neighbors, num_rows)
         self._left = np.repeat(np.arange(num_rows, dtype=np.int32), np.diff(self._upper.indptr))
 
-    def square_distances(self, relation: Relation) -> Floats:
-        """Return d_r(i, j)^2 of every edge, (E,)."""
-        left, right = self._left, self._upper.indices
-        squared = np.empty(len(left))
-        for block in iter_blocks(len(left), BLOCK_EDGES):
-            cosines = np.einsum("ed,ed->e", relation.queries[left[block]], relation.pool[right[block]])
-            squared[block] = np.maximum(2.0 - 2.0 * cosines.astype(np.float64), 0.0)
-        return squared
-
-    def make_graph(self, values: Floats) -> sparse.csr_array:
-        """Return the symmetric graph of the edges' values."""
-        upper, whole = self._upper, to_whole(values)
+    def make_graph(self, relations: Sequence[Relation], combine: Combine) -> sparse.csr_array:
+        """Return the symmetric graph of the edges."""
+        upper, whole = self._upper, np.empty(len(self._left), dtype=np.int32)
+        for block in iter_blocks(len(whole), BLOCK_EDGES):
+            whole[block] = combine(self._square_distances(relation, block) for relation in relations)
         strict = sparse.csr_array((whole * (self._left != upper.indices), upper.indices, upper.indptr), upper.shape)
         graph = sparse.csr_array((whole, upper.indices, upper.indptr), upper.shape) + strict.T.tocsr()
         graph.sort_indices()
         return graph
 
+    def _square_distances(self, relation: Relation, block: slice) -> Floats:
+        """Return d_r(i, j)^2 of a block of edges, each from its two rows alone."""
+        left, right = self._left[block], self._upper.indices[block]
+        cosines = np.einsum("ed,ed->e", relation.queries[left], relation.pool[right])
+        return np.maximum(2.0 - 2.0 * cosines.astype(np.float64), 0.0)
+
 
 class AllCouples:
-    """Every row with every row; for pools of a few thousand.
+    """Every row with every row; for pools of up to some ten thousand.
 
     Args:
         num_rows: N.
@@ -77,24 +77,26 @@ class AllCouples:
     def __init__(self, num_rows: int) -> None:
         self._num_rows = num_rows
 
-    def square_distances(self, relation: Relation) -> Floats:
-        """Return d_r(i, j)^2 row by row, (N * N,), exactly symmetric."""
-        squared = np.empty((self._num_rows, self._num_rows))
-        pool = relation.pool.astype(np.float64)
-        for block in iter_blocks(self._num_rows, BLOCK_ROWS):
-            found = np.maximum(2.0 - 2.0 * (relation.queries[block].astype(np.float64) @ pool[block.start :].T), 0.0)
-            squared[block, block.start :] = found
-            squared[block.start :, block] = found.T
-            own = squared[block, block]
-            squared[block, block] = np.triu(own) + np.triu(own, 1).T
-        return squared.ravel()
-
-    def make_graph(self, values: Floats) -> sparse.csr_array:
-        """Return the graph of all values."""
+    def make_graph(self, relations: Sequence[Relation], combine: Combine) -> sparse.csr_array:
+        """Return the graph of all couples, exactly symmetric."""
         num_rows = self._num_rows
+        whole = np.empty((num_rows, num_rows), dtype=np.int32)
+        sides = [(each.queries.astype(np.float64), each.pool.astype(np.float64).T) for each in relations]
+        for block in iter_blocks(num_rows, BLOCK_ROWS):
+            upper = combine(_square_distances(queries[block], pool[:, block.start :]) for queries, pool in sides)
+            whole[block, block.start :], whole[block.start :, block] = upper, upper.T
+            own = whole[block, block]
+            whole[block, block] = np.triu(own) + np.triu(own, 1).T
         starts = np.arange(num_rows + 1, dtype=np.int32) * num_rows
         columns = np.tile(np.arange(num_rows, dtype=np.int32), num_rows)
-        return sparse.csr_array((to_whole(values), columns, starts), (num_rows, num_rows))
+        return sparse.csr_array((whole.ravel(), columns, starts), (num_rows, num_rows))
+
+
+def _square_distances(queries: Floats, pool: Floats) -> Floats:
+    squared = queries @ pool
+    squared *= -2.0
+    squared += 2.0
+    return np.maximum(squared, 0.0, out=squared)
 
 
 def union_edges(neighbors: Iterable[Rows], num_rows: int) -> sparse.csr_array:

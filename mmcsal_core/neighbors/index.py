@@ -119,6 +119,5 @@ def find_rows(queries: Vectors, pool: Vectors, config: NeighborConfig) -> Rows:
     index = build_index(pool, config)
     own_rows = np.arange(len(queries), dtype=np.int64)
     blocks = iter_blocks(len(queries), SEARCH_ROWS)
-    wanted = config.count_neighbors(len(pool))
-    found = [search_index(index, queries[block], own_rows[block], wanted)[0] for block in blocks]
+    found = [search_index(index, queries[block], own_rows[block], config.num_neighbors)[0] for block in blocks]
     return np.concatenate(found)

@@ -8,35 +8,43 @@ Cold-start Active Learning" (arXiv 2412.09126), in one similarity; both forms ar
 taken per relation, so that a constant gap between two modalities cannot drown the cross-modal relation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from scipy import sparse
 
 from mmcsal_core.neighbors.config import KernelConfig
 from mmcsal_core.neighbors.couples import Couples
 from mmcsal_core.neighbors.relations import Relation, measure_bandwidth
 from mmcsal_core.neighbors.vectors import Floats
+from mmcsal_core.neighbors.whole_kernel import Whole, to_whole
 
 
-def compute_kernel(couples: Couples, relations: Sequence[Relation], config: KernelConfig, seed: int) -> Floats:
+def compute_kernel(
+    couples: Couples, relations: Sequence[Relation], config: KernelConfig, seed: int
+) -> sparse.csr_array:
     """Compute the pair kernel on couples.
 
     Args:
-        couples: E of them.
+        couples: of N pairs.
         relations: at least one, over the couples' pool.
         config: form and bandwidths.
         seed: of the sample of rows behind the bandwidths.
 
     Returns:
-        (E,) float64 in [0, 1].
+        (N, N) int32 multiples of 2^-30, symmetric, sorted columns.
     """
-    total: Floats | float = 0.0
-    for relation in relations:
-        scaled = couples.square_distances(relation)
-        scaled /= measure_bandwidth(relation, config.bandwidth_neighbor, seed)
-        if config.form == "sum":
-            np.exp(-scaled, out=scaled)
-        scaled *= relation.weight
-        total = total + scaled
-    mean = np.asarray(total / sum(relation.weight for relation in relations))
-    return mean if config.form == "sum" else np.exp(-mean)
+    bandwidths = [measure_bandwidth(relation, config.bandwidth_neighbor, seed) for relation in relations]
+    weights = [relation.weight for relation in relations]
+
+    def combine(distances: Iterable[Floats]) -> Whole:
+        total: Floats | float = 0.0
+        for squared, bandwidth, weight in zip(distances, bandwidths, weights, strict=True):
+            scaled = np.divide(squared, bandwidth, out=squared)
+            if config.form == "sum":
+                np.exp(-scaled, out=scaled)
+            total = total + np.multiply(scaled, weight, out=scaled)
+        mean = np.asarray(total / sum(weights))
+        return to_whole(mean if config.form == "sum" else np.exp(-mean))
+
+    return couples.make_graph(relations, combine)

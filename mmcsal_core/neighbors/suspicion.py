@@ -24,9 +24,6 @@ from mmcsal_core.schema import backbone_space, relation_name
 CROWDING_NEIGHBORS = 10
 """Nearest halves of other pairs that say how crowded it is around a half."""
 
-CONSISTENCY_NEIGHBORS = 64
-"""Nearest pairs whose overlap is the consistency, at most, so that it does not hang on the size of the pool."""
-
 SEEN_MARGIN_WEIGHT = 0.5
 """What the margin counts beside the consistency where only an encoder that has seen the pairs speaks for them."""
 
@@ -67,8 +64,7 @@ def measure_witnesses(embeddings: Mapping[str, Vectors], neighbors: Mapping[str,
         own = {name: z[start + block.start : start + block.stop] for name, z in embeddings.items()}
         alignment[block] = measure_alignment(own)
         crowding[block] = _measure_crowding(own, embeddings, {name: rows[block] for name, rows in neighbors.items()})
-    lists = [neighbors[name][:, :CONSISTENCY_NEIGHBORS] for name in witnessing]
-    return Witnesses(alignment, crowding, measure_consistency(lists))
+    return Witnesses(alignment, crowding, measure_consistency([neighbors[name] for name in witnessing]))
 
 
 def measure_alignment(embeddings: Mapping[str, Vectors]) -> Floats:

@@ -93,14 +93,13 @@ def find_cells(edges: sparse.csr_array, trust: Floats, picks: Rows, floor: Whole
     Returns:
         (N,) int64, `NO_CELL` where no pick covers the row above its floor.
     """
-    ranks = np.repeat(np.arange(len(picks)), np.diff(edges.indptr))
-    values = scale_by_trust(edges.data, trust[ranks])
-    is_above = values > floor[edges.indices]
-    ranks, values, rows = ranks[is_above], values[is_above], edges.indices[is_above]
-    order = np.lexsort((ranks, -values, rows))
-    first = order[_starts_group(rows[order])]
-    cells = np.full(edges.shape[1], NO_CELL, dtype=np.int64)
-    cells[rows[first]] = ranks[first]
+    cells, covered = np.full(edges.shape[1], NO_CELL, dtype=np.int64), floor.copy()
+    for rank in range(len(picks)):
+        span = slice(edges.indptr[rank], edges.indptr[rank + 1])
+        rows, values = edges.indices[span], scale_by_trust(edges.data[span], trust[rank])
+        is_better = values > covered[rows]
+        rows = rows[is_better]
+        cells[rows], covered[rows] = rank, values[is_better]
     cells[picks] = np.arange(len(picks))
     return cells
 

@@ -12,7 +12,7 @@ Kernel values are whole multiples of 2^-30. Sums of whole numbers do not depend 
 equal recomputed ones, and any number of shards gives the same bits. A rounded value is off by 5e-10 at most.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,7 @@ from mmcsal_core.neighbors.whole_kernel import Sums, Whole, scale_by_trust
 from mmcsal_core.selection.engine.proposals import Proposal, propose_top
 
 BLOCK_EDGES = 4_000_000
-"""Edges corrected together, about."""
+"""Edges worked on together, about."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +80,11 @@ class CoverShard:
         self._covering = transpose_trusted(kernel, trust)
         self._floor = np.zeros(kernel.shape[1], dtype=np.int32) if floor is None else floor
         self._covered = self._floor.copy()
-        rises = np.maximum(self._covering.data - np.repeat(self._covered, np.diff(self._covering.indptr)), 0)
-        self._values = np.bincount(self._covering.indices, rises, self.num_rows).astype(np.int64)
+        self._values = np.zeros(self.num_rows, dtype=np.int64)
+        for block, edges in iter_row_blocks(self._covering):
+            rises = self._covering.data[edges] - np.repeat(self._covered[block], count_edges(self._covering, block))
+            rises = np.bincount(self._covering.indices[edges], np.maximum(rises, 0), self.num_rows)
+            self._values += rises.astype(np.int64)
         self._nearest = np.zeros(self.num_rows, dtype=np.int32)
         self._is_open = np.ones(self.num_rows, dtype=bool)
         self._close(closed)
@@ -121,13 +124,16 @@ class CoverShard:
         Returns:
             (n,) int64.
         """
-        candidates = np.repeat(np.arange(self.num_rows), np.diff(self._kernel.indptr))
-        own = cells[self.first_row + candidates]
-        is_inside = (own == cells[self._kernel.indices]) & (own >= 0)
-        candidates, rows = candidates[is_inside], self._kernel.indices[is_inside]
-        trusted = scale_by_trust(self._kernel.data[is_inside], self._trust[candidates])
-        rises = np.maximum(trusted - self._floor[rows], 0)
-        return np.bincount(candidates, rises, minlength=self.num_rows).astype(np.int64)
+        sums = np.zeros(self.num_rows, dtype=np.int64)
+        for block, edges in iter_row_blocks(self._kernel):
+            candidates = np.repeat(np.arange(block.start, block.stop), count_edges(self._kernel, block))
+            own, rows = cells[self.first_row + candidates], self._kernel.indices[edges]
+            is_inside = (own == cells[rows]) & (own >= 0)
+            candidates, rows = candidates[is_inside], rows[is_inside]
+            trusted = scale_by_trust(self._kernel.data[edges][is_inside], self._trust[candidates])
+            rises = np.maximum(trusted - self._floor[rows], 0)
+            sums[block] = np.bincount(candidates - block.start, rises, block.stop - block.start).astype(np.int64)
+        return sums
 
     def read_values(self) -> Sums:
         """Return the rise of F that each own row would bring, in units of 2^-30 rows, (n,) int64."""
@@ -185,7 +191,21 @@ def expand_ranges(starts: Rows, lengths: Rows) -> Rows:
     return np.asarray(offsets + np.arange(len(offsets)))
 
 
+def iter_row_blocks(graph: sparse.csr_array) -> Iterator[tuple[slice, slice]]:
+    """Yield consecutive rows of about `BLOCK_EDGES` edges together, and the span of these edges."""
+    num_rows = graph.shape[0]
+    for block in iter_blocks(num_rows, max(1, BLOCK_EDGES * num_rows // max(1, graph.nnz))):
+        yield block, slice(int(graph.indptr[block.start]), int(graph.indptr[block.stop]))
+
+
+def count_edges(graph: sparse.csr_array, block: slice) -> Rows:
+    """Return the number of edges of each row of a block."""
+    return np.diff(graph.indptr[block.start : block.stop + 1])
+
+
 def transpose_trusted(kernel: sparse.csr_array, trust: Floats) -> sparse.csr_array:
     """Return (N, n): for every row of the pool, the candidates near it and what they would cover of it."""
-    trusted = scale_by_trust(kernel.data, np.repeat(trust, np.diff(kernel.indptr)))
+    trusted = np.empty(kernel.nnz, dtype=np.int32)
+    for block, edges in iter_row_blocks(kernel):
+        trusted[edges] = scale_by_trust(kernel.data[edges], np.repeat(trust[block], count_edges(kernel, block)))
     return sparse.csr_array((trusted, kernel.indices, kernel.indptr), shape=kernel.shape).T.tocsr()

@@ -20,6 +20,10 @@ from mmcsal_core.selection.engine.eligibility import Eligibility
 from mmcsal_core.selection.engine.proposals import NOTHING_LEFT, Proposal, is_before
 
 MIN_BLOCK_ROWS = 1024
+"""Rows of the smallest hot set, or `MIN_BLOCK_SHARE` of a pool where that is less."""
+
+MIN_BLOCK_SHARE = 1 / 40
+FEWEST_ROWS = 128
 MAX_BLOCK_SHARE = 1 / 50
 """A hot set of this share of the pool costs about as much of the run, and halves the rounds of one half its size."""
 
@@ -145,7 +149,7 @@ def pick_greedily(search: Search, limits: Limits) -> list[Round]:
     """
     rounds = [_replay(search, past) for past in search.done]
     num_left = limits.num_picks - sum(len(past.rows) for past in rounds)
-    num_rows = _next_block(rounds[-1], search) if rounds else MIN_BLOCK_ROWS
+    num_rows = _next_block(rounds[-1] if rounds else Round((), ()), search)
     while num_left > 0:
         this, is_last = _run_round(search, limits, num_rows, num_left)
         if this.rows:
@@ -159,8 +163,10 @@ def pick_greedily(search: Search, limits: Limits) -> list[Round]:
 
 
 def _next_block(last: Round, search: Search) -> int:
-    most = max(MIN_BLOCK_ROWS, int(MAX_BLOCK_SHARE * len(search.eligibility.is_open)))
-    return min(most, max(MIN_BLOCK_ROWS, GROWTH * len(last.rows)))
+    num_pool = len(search.eligibility.is_open)
+    least = min(MIN_BLOCK_ROWS, max(FEWEST_ROWS, int(MIN_BLOCK_SHARE * num_pool)))
+    most = max(least, int(MAX_BLOCK_SHARE * num_pool))
+    return min(most, max(least, GROWTH * len(last.rows)))
 
 
 def _run_round(search: Search, limits: Limits, num_rows: int, num_left: int) -> tuple[Round, bool]:
