@@ -64,7 +64,7 @@ class EdgeCouples:
         """Return d_r(i, j)^2 of a block of edges, each from its two rows alone."""
         left, right = self._left[block], self._upper.indices[block]
         cosines = np.einsum("ed,ed->e", relation.queries[left], relation.pool[right])
-        return np.maximum(2.0 - 2.0 * cosines.astype(np.float64), 0.0)
+        return np.asarray(np.maximum(2.0 - 2.0 * cosines.astype(np.float64), 0.0))
 
 
 class AllCouples:
@@ -87,8 +87,9 @@ class AllCouples:
             whole[block, block.start :], whole[block.start :, block] = upper, upper.T
             own = whole[block, block]
             whole[block, block] = np.triu(own) + np.triu(own, 1).T
-        starts = np.arange(num_rows + 1, dtype=np.int32) * num_rows
-        columns = np.tile(np.arange(num_rows, dtype=np.int32), num_rows)
+        index_type = np.int32 if num_rows**2 < 2**31 else np.int64
+        starts = np.arange(num_rows + 1, dtype=index_type) * num_rows
+        columns = np.tile(np.arange(num_rows, dtype=index_type), num_rows)
         return sparse.csr_array((whole.ravel(), columns, starts), (num_rows, num_rows))
 
 

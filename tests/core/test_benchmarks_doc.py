@@ -10,7 +10,16 @@ from tests.benchmarks.bench_selection import Bench, list_reported, run_groups, w
 from tests.benchmarks.selection_case import Outcome
 from tests.benchmarks.selection_cases import METHODS, Group, list_groups, plan_run
 from tests.benchmarks.selection_machine import Machine
-from tests.benchmarks.selection_methods import COVERAGE, DENSE, LOOP, Problem, compute_dense_kernel
+from tests.benchmarks.selection_methods import (
+    COVERAGE,
+    DENSE,
+    LOOP,
+    MAX_DENSE_ROWS,
+    PAIR,
+    WHOLE,
+    Problem,
+    compute_dense_kernel,
+)
 from tests.benchmarks.selection_pools import PoolSpec
 from tests.benchmarks.selection_quality import compare_distances, measure_quality
 from tests.benchmarks.selection_report import SECTIONS, TITLE, Occasion, render_report
@@ -56,6 +65,17 @@ def test_the_document_names_every_case(group: Group) -> None:
     assert columns == list(K_CENTER_COLUMNS if group.task == "k-center" else COVERAGE_COLUMNS)
     assert {len(row) for row in rows} == {len(columns)}
     assert [row[0] for row in rows if not row[0].endswith(GREEDY_ALONE)] == [each.name for each in group.methods]
+
+
+def test_our_coverage_is_that_of_dense_greedy_wherever_dense_fits() -> None:
+    tables = [rows for title, (_, _, *rows) in _read_tables(DOCUMENT).items() if title.startswith("coverage")]
+    found = [float(row[-1]) for rows in tables for row in rows if row[0] in (COVERAGE, PAIR, WHOLE) and row[-1]]
+    assert len(found) >= 3 * len([group for group in list_reported("full") if _is_small(group)]) > 0
+    assert min(found) >= 0.995
+
+
+def _is_small(group: Group) -> bool:
+    return group.task == "coverage" and group.pool.num_pairs <= MAX_DENSE_ROWS
 
 
 def test_what_was_timed_on_the_first_picks_has_no_radius_and_no_coverage() -> None:

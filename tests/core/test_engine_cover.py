@@ -31,10 +31,10 @@ class CloseNeighbors:
         return np.arange(max(row - 2, 0), min(row + 3, NUM_ROWS))
 
 
-def make_kernel(num_values: int | None = None) -> sparse.csr_array:
-    """Draw a symmetric kernel, of few distinct values where ties are wanted."""
+def make_kernel(num_values: int | None = None, share: float = 0.08) -> sparse.csr_array:
+    """Draw a symmetric kernel on a share of all couples, of few distinct values where ties are wanted."""
     rng = np.random.default_rng(0)
-    values = np.triu(rng.random((NUM_ROWS, NUM_ROWS)), 1) * (rng.random((NUM_ROWS, NUM_ROWS)) < 0.08)
+    values = np.triu(rng.random((NUM_ROWS, NUM_ROWS)), 1) * (rng.random((NUM_ROWS, NUM_ROWS)) < share)
     if num_values is not None:
         values = np.ceil(values * num_values) / num_values
     return round_graph(sparse.csr_array(values + values.T + np.eye(NUM_ROWS)))
@@ -113,10 +113,11 @@ def list_terms(rounds: Sequence[Round]) -> list[tuple[float, float, float]]:
 @pytest.mark.parametrize("num_values", [None, 2])
 @pytest.mark.parametrize("has_costs", [False, True])
 @pytest.mark.parametrize("has_rules", [False, True])
+@pytest.mark.parametrize("share", [0.08, 1.0])
 def test_picks_are_those_of_the_plain_loop_over_any_shards(
-    num_values: int | None, has_costs: bool, has_rules: bool
+    num_values: int | None, has_costs: bool, has_rules: bool, share: float
 ) -> None:
-    kernel, costs = make_kernel(num_values), COSTS if has_costs else None
+    kernel, costs = make_kernel(num_values, share), COSTS if has_costs else None
     rules = [CloseNeighbors()] if has_rules else []
     expected = pick_plainly(kernel, 120, costs, rules)
     assert len(expected) < 120 if has_rules else len(expected) == 120
@@ -127,9 +128,10 @@ def test_picks_are_those_of_the_plain_loop_over_any_shards(
         assert list_terms(rounds) == list_terms(runs[0])
 
 
+@pytest.mark.parametrize("share", [0.08, 1.0])
 @pytest.mark.parametrize("ends", SPLITS)
-def test_corrected_values_equal_recomputed_ones(ends: list[int]) -> None:
-    kernel = make_kernel()
+def test_corrected_values_equal_recomputed_ones(ends: list[int], share: float) -> None:
+    kernel = make_kernel(share=share)
     run = Run(kernel, ends)
     picks = np.array([*LABELLED, *list_picks(run.pick(70))])
     dense = kernel.toarray()
@@ -141,8 +143,9 @@ def test_corrected_values_equal_recomputed_ones(ends: list[int]) -> None:
     np.testing.assert_array_equal(run.objective.covered, trusted[picks].max(axis=0))
 
 
-def test_a_run_resumes_from_any_round_on_any_shards() -> None:
-    kernel, rules = make_kernel(3), [CloseNeighbors()]
+@pytest.mark.parametrize("share", [0.08, 1.0])
+def test_a_run_resumes_from_any_round_on_any_shards(share: float) -> None:
+    kernel, rules = make_kernel(3, share), [CloseNeighbors()]
     rounds = Run(kernel, [], COSTS, rules).pick(50)
     for num_done in range(len(rounds) + 1):
         again = Run(kernel, SPLITS[num_done % 3], COSTS, rules).pick(50, rounds[:num_done])

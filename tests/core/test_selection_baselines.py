@@ -2,6 +2,7 @@
 
 import tracemalloc
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +31,8 @@ JOINT = make_pool(POOL.embeddings).joint
 SQUARED = ((JOINT[:, None].astype(np.float64) - JOINT[None]) ** 2).sum(axis=2)
 DISTANCES = np.sqrt(SQUARED)
 EVERYBODY = NeighborConfig(num_neighbors=119)
+WHOLE_KERNELS: list[dict[str, Any]] = [{}, {"search": EVERYBODY, "kernel": {"max_dense_pairs": 0}}]
+"""All couples, because the pool is small or because everybody is a neighbour."""
 
 
 def select(strategy: Strategy, budget: int, labelled: Sequence[int] = (), **fields: object) -> Coreset:
@@ -58,13 +61,15 @@ def pick_by_brute_force(kernel: Floats, budget: int) -> list[int]:
     return rows
 
 
-def test_maxherding_on_all_edges_is_dense_greedy_with_a_fixed_lengthscale() -> None:
-    found = select("maxherding", 25, search=EVERYBODY, baselines=BaselineConfig(maxherding_lengthscale=0.7))
+@pytest.mark.parametrize("whole", WHOLE_KERNELS)
+def test_maxherding_on_all_couples_is_dense_greedy_with_a_fixed_lengthscale(whole: dict[str, Any]) -> None:
+    found = select("maxherding", 25, baselines=BaselineConfig(maxherding_lengthscale=0.7), **whole)
     assert found.indices.tolist() == pick_by_brute_force(np.exp(-SQUARED / 0.7**2), 25)
 
 
-def test_coverage_on_all_edges_is_dense_greedy_with_the_bandwidth_of_the_pool() -> None:
-    found = select("coverage", 20, search=EVERYBODY, baselines={"coverage_neighbor": 9})
+@pytest.mark.parametrize("whole", WHOLE_KERNELS)
+def test_coverage_on_all_couples_is_dense_greedy_with_the_bandwidth_of_the_pool(whole: dict[str, Any]) -> None:
+    found = select("coverage", 20, baselines={"coverage_neighbor": 9}, **whole)
     bandwidth = np.median(np.sort(SQUARED, axis=1)[:, 9])
     assert found.indices.tolist() == pick_by_brute_force(np.exp(-SQUARED / bandwidth), 20)
 

@@ -6,7 +6,6 @@ uni-modal kernel alone and adds one part a step; its last step is the default it
 
 from typing import Any, get_args
 
-from mmcsal_core.neighbors import NeighborConfig
 from mmcsal_core.selection.baseline_config import ContinuousConfig
 from mmcsal_core.selection.config import SelectionConfig, Strategy
 from mmcsal_core.selection.space import FEATURES, JOINT
@@ -18,9 +17,6 @@ NO_SWAPS = "mmcsal without swaps"
 NO_ALIGNMENT = "mmcsal without alignment"
 SUM = "mmcsal, sum of narrow kernels"
 RAW = "mmcsal on raw features"
-
-EVERYBODY = 10_000
-"""More neighbours than any pool here has pairs."""
 
 NO_CROSS: dict[str, Any] = {"kernel": {"crossmodal_weight": 0.0}}
 NO_BACKBONE: dict[str, Any] = {"kernel": {"backbone_weight": 0.0}}
@@ -47,17 +43,13 @@ ONE_SPACE: tuple[Strategy, ...] = ("alignment",)
 """Strategies that compare modalities and so need the shared space."""
 
 
-OWN_SETTINGS: dict[Strategy, dict[str, Any]] = {"maxherding": {"search": NeighborConfig(num_neighbors=EVERYBODY)}}
-"""What brings a baseline nearer to its paper than the defaults do: the kernel of all couples."""
-
-
 def list_contestants() -> dict[str, SelectionConfig]:
     """Return the configuration of every contestant by its name, the default first."""
     default = SelectionConfig()
     contestants = {DEFAULT: default, RANDOM: default.model_copy(update={"strategy": "random"})}
     for strategy in BASELINES:
         for space in (JOINT,) if strategy in ONE_SPACE else (JOINT, FEATURES):
-            changes = {"strategy": strategy, "space": space, **OWN_SETTINGS.get(strategy, {})}
+            changes = {"strategy": strategy, "space": space}
             contestants[f"{strategy} ({space})"] = default.model_copy(update=changes)
     for name, parts in LADDER:
         contestants[name] = leave_out(default, *parts)

@@ -3,7 +3,8 @@
 F(S) = 1/N sum_i max_{j in S} trust_j k(i, j): weighted facility location, monotone and submodular, so greedy reaches
 1 - 1/e of the optimum (Nemhauser, Wolsey & Fisher 1978). The value of a candidate is the rise of F that its pick would
 bring, less a repulsion by the nearest pick. Both are held for every row and corrected when a pick covers its neighbours
-better: a row improves two or three times in all.
+better: a row improves two or three times in all. On a whole kernel every pick would change all values; there a value is
+an upper bound until its row is proposed, and is computed anew then (Minoux 1978).
 
 A kernel that is held on neighbours says nothing of pairs further away. The floor of a row is the value up to which the
 kernel does not know who covers it; only what rises above it counts.
@@ -25,6 +26,9 @@ from mmcsal_core.selection.engine.proposals import Proposal, propose_top
 
 BLOCK_EDGES = 4_000_000
 """Edges worked on together, about."""
+
+BLOCK_WHOLE = 500_000
+"""Values of a whole kernel worked on together: what a core's cache holds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,25 +81,27 @@ class CoverShard:
     ) -> None:
         self.first_row, self.num_rows = first_row, kernel.shape[0]
         self._kernel, self._trust, self._lambda_div, self._costs = kernel, trust, lambda_div, costs
-        self._covering = transpose_trusted(kernel, trust)
         self._floor = np.zeros(kernel.shape[1], dtype=np.int32) if floor is None else floor
         self._covered = self._floor.copy()
-        self._values = np.zeros(self.num_rows, dtype=np.int64)
-        for block, edges in iter_row_blocks(self._covering):
-            rises = self._covering.data[edges] - np.repeat(self._covered[block], count_edges(self._covering, block))
-            rises = np.bincount(self._covering.indices[edges], np.maximum(rises, 0), self.num_rows)
-            self._values += rises.astype(np.int64)
+        self._is_whole = is_whole(kernel)
+        if self._is_whole:
+            self._trusted = scale_rows(kernel.data.reshape(kernel.shape), trust)
+            self._values = self._measure_values(np.arange(self.num_rows))
+        else:
+            self._covering = transpose_trusted(kernel, trust)
+            self._values = self._sum_rises()
+        self._is_stale = np.zeros(self.num_rows, dtype=bool)
         self._nearest = np.zeros(self.num_rows, dtype=np.int32)
         self._is_open = np.ones(self.num_rows, dtype=bool)
         self._close(closed)
 
     def propose(self, num_rows: int) -> Proposal:
         """Return the best open rows."""
-        priorities = (self._values - repel(self._nearest, self._lambda_div)).astype(np.float64)
-        if self._costs is not None:
-            priorities /= self._costs
-        priorities[~self._is_open] = -np.inf
-        return propose_top(priorities, self.first_row, num_rows)
+        proposal = propose_top(self._weigh(), self.first_row, num_rows)
+        while len(stale := self._list_stale(proposal.rows - self.first_row)):
+            self._values[stale], self._is_stale[stale] = self._measure_values(stale), False
+            proposal = propose_top(self._weigh(), self.first_row, num_rows)
+        return proposal
 
     def fetch(self, rows: Rows) -> CoverCandidates:
         """Return edges, values and nearness of rows."""
@@ -109,7 +115,10 @@ class CoverShard:
         np.maximum.at(self._covered, update.columns, update.trusted)
         after = self._covered[improved]
         is_better = after > before
-        self._lower_values(improved[is_better], before[is_better], after[is_better])
+        if self._is_whole:
+            self._is_stale[:] = True
+        else:
+            self._lower_values(improved[is_better], before[is_better], after[is_better])
         own = update.columns.astype(np.int64) - self.first_row
         is_own = (own >= 0) & (own < self.num_rows)
         np.maximum.at(self._nearest, own[is_own], update.kernel[is_own])
@@ -137,7 +146,7 @@ class CoverShard:
 
     def read_values(self) -> Sums:
         """Return the rise of F that each own row would bring, in units of 2^-30 rows, (n,) int64."""
-        return self._values
+        return self._measure_values(np.arange(self.num_rows)) if self._is_whole else self._values
 
     @staticmethod
     def join(parts: Sequence[CoverCandidates], order: Rows) -> CoverCandidates:
@@ -145,6 +154,33 @@ class CoverShard:
         edges = sparse.vstack([part.edges for part in parts], format="csr")
         values = np.concatenate([part.values for part in parts])
         return CoverCandidates(edges[order], values[order], np.concatenate([part.nearest for part in parts])[order])
+
+    def _weigh(self) -> Floats:
+        """Return what own rows are worth (n,), at most, -inf where they may not be picked."""
+        priorities = (self._values - repel(self._nearest, self._lambda_div)).astype(np.float64)
+        if self._costs is not None:
+            priorities /= self._costs
+        priorities[~self._is_open] = -np.inf
+        return priorities
+
+    def _list_stale(self, own: Rows) -> Rows:
+        return own[self._is_stale[own]]
+
+    def _sum_rises(self) -> Sums:
+        """Return the values of all own rows, from the transposed kernel."""
+        values = np.zeros(self.num_rows, dtype=np.int64)
+        for block, edges in iter_row_blocks(self._covering):
+            rises = self._covering.data[edges] - np.repeat(self._covered[block], count_edges(self._covering, block))
+            values += np.bincount(self._covering.indices[edges], np.maximum(rises, 0), self.num_rows).astype(np.int64)
+        return values
+
+    def _measure_values(self, own: Rows) -> Sums:
+        """Return the values of some own rows, from the whole kernel."""
+        values = np.empty(len(own), dtype=np.int64)
+        for block in iter_blocks(len(own), max(1, BLOCK_WHOLE // self._trusted.shape[1])):
+            rises = self._trusted[own[block]] - self._covered
+            values[block] = np.maximum(rises, 0, out=rises).sum(axis=1, dtype=np.int64)
+        return values
 
     def _lower_values(self, improved: npt.NDArray[np.integer], before: Whole, after: Whole) -> None:
         """Take from every candidate what the improvement of its neighbours costs it."""
@@ -200,7 +236,22 @@ def iter_row_blocks(graph: sparse.csr_array) -> Iterator[tuple[slice, slice]]:
 
 def count_edges(graph: sparse.csr_array, block: slice) -> Rows:
     """Return the number of edges of each row of a block."""
-    return np.diff(graph.indptr[block.start : block.stop + 1])
+    return np.asarray(np.diff(graph.indptr[block.start : block.stop + 1]))
+
+
+def is_whole(kernel: sparse.csr_array) -> bool:
+    """Say whether a kernel holds all of its values, so that its data are a matrix."""
+    return bool(kernel.has_sorted_indices and 0 < kernel.nnz == kernel.shape[0] * kernel.shape[1])
+
+
+def scale_rows(kernel: Whole, trust: Floats) -> Whole:
+    """Return each row (n, N) scaled by the trust in its candidate (n,); the same array where all are trusted."""
+    if (trust == 1.0).all():
+        return kernel
+    scaled = np.empty_like(kernel)
+    for block in iter_blocks(len(kernel), max(1, BLOCK_WHOLE // kernel.shape[1])):
+        scaled[block] = scale_by_trust(kernel[block], trust[block, None])
+    return scaled
 
 
 def transpose_trusted(kernel: sparse.csr_array, trust: Floats) -> sparse.csr_array:

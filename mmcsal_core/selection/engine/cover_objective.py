@@ -16,8 +16,10 @@ from mmcsal_core.selection.engine.cover import (
     CoverUpdate,
     describe_picks,
     expand_ranges,
+    is_whole,
     measure_loss,
     repel,
+    scale_rows,
     sum_rows,
     transpose_trusted,
 )
@@ -86,12 +88,14 @@ class CoverHotSet:
         self._costs = None if objective.costs is None else objective.costs[self._rows]
         self._num_pool = len(objective.covered)
         self._is_open = np.ones(len(rows), dtype=bool)
-        touched, columns = _number_columns(self._edges.indices, self._num_pool)
-        shape = (len(rows), len(touched))
-        self._columns = columns
-        self._covering = transpose_trusted(
-            sparse.csr_array((self._edges.data, columns, self._edges.indptr), shape=shape), self._trust
-        )
+        self._is_whole = is_whole(self._edges)
+        if self._is_whole:
+            touched, self._columns = np.arange(self._num_pool), self._edges.indices
+            self._trusted = scale_rows(self._edges.data.reshape(self._edges.shape), self._trust)
+        else:
+            touched, self._columns = _number_columns(self._edges.indices, self._num_pool)
+            numbered = self._edges.data, self._columns, self._edges.indptr
+            self._covering = transpose_trusted(sparse.csr_array(numbered, shape=(len(rows), len(touched))), self._trust)
         self._covered = objective.covered[touched]
         self._places = self._place_in_hot_set(touched)
         self._weigh()
@@ -135,6 +139,11 @@ class CoverHotSet:
         return describe_picks(self._edges[places], self._trust[places])
 
     def _cover(self, columns: npt.NDArray[np.int32], before: Whole, after: Whole) -> None:
+        if self._is_whole:
+            near = self._trusted if len(columns) == self._num_pool else self._trusted[:, columns]
+            self._values -= measure_loss(near, before, after).sum(axis=1)
+            self._covered[columns] = after
+            return
         starts = self._covering.indptr[columns]
         lengths = self._covering.indptr[columns + 1] - starts
         edges = expand_ranges(starts, lengths)
