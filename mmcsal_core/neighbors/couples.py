@@ -11,9 +11,10 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from scipy import sparse
 
-from mmcsal_core.neighbors.index import NO_NEIGHBOR
+from mmcsal_core.neighbors.config import KernelConfig, NeighborConfig
+from mmcsal_core.neighbors.index import NO_NEIGHBOR, find_rows
 from mmcsal_core.neighbors.relations import Relation
-from mmcsal_core.neighbors.vectors import Floats, Rows, iter_blocks
+from mmcsal_core.neighbors.vectors import Floats, Rows, Vectors, iter_blocks
 from mmcsal_core.neighbors.whole_kernel import Whole
 
 BLOCK_EDGES = 32_768
@@ -98,6 +99,21 @@ def _square_distances(queries: Floats, pool: Floats) -> Floats:
     squared *= -2.0
     squared += 2.0
     return np.maximum(squared, 0.0, out=squared)
+
+
+def open_couples(vectors: Vectors, config: KernelConfig, search: NeighborConfig) -> tuple[Couples, int]:
+    """Return the couples that a kernel of one space is held on, and how many neighbours of each row these reach.
+
+    Args:
+        vectors: (N, D) float32 of unit length.
+        config: up to what size a kernel is held whole.
+        search: how neighbours are found in larger pools.
+    """
+    num_rows = len(vectors)
+    if num_rows <= config.max_dense_pairs:
+        return AllCouples(num_rows), num_rows - 1
+    neighbors = find_rows(vectors, vectors, search)
+    return EdgeCouples([neighbors], num_rows), neighbors.shape[1]
 
 
 def union_edges(neighbors: Iterable[Rows], num_rows: int) -> sparse.csr_array:

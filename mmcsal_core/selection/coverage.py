@@ -7,7 +7,7 @@ pools, on k-nearest-neighbour edges; its bandwidth is taken from the pool; there
 """
 
 from mmcsal_core.neighbors.config import KernelConfig
-from mmcsal_core.neighbors.graph import open_couples
+from mmcsal_core.neighbors.couples import open_couples
 from mmcsal_core.neighbors.kernel import compute_kernel
 from mmcsal_core.neighbors.relations import Relation
 from mmcsal_core.selection.coreset import Picks, Request

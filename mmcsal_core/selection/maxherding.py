@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from mmcsal_core.neighbors.graph import open_couples
+from mmcsal_core.neighbors.couples import open_couples
 from mmcsal_core.neighbors.relations import Relation
 from mmcsal_core.neighbors.vectors import Floats
 from mmcsal_core.neighbors.whole_kernel import Whole, to_whole

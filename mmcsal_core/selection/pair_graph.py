@@ -63,15 +63,16 @@ def build_pair_graph(pool: Pool, config: SelectionConfig, seed: int) -> PairGrap
     neighbors = find_neighbors(pool, backbones, config) if needs_neighbors else {}
     couples = AllCouples(pool.num_pairs) if is_whole else EdgeCouples(neighbors.values(), pool.num_pairs)
     relations = weigh_relations([*list_shared_relations(pool.embeddings, config.kernel), *backbones], pool.weights)
-    kernel = compute_kernel(couples, relations, config.kernel, seed)
     if config.kernel.neighborhood_weight > 0:
         own = {backbone_space(name): x for name, x in spaces.items()} or pool.embeddings
-        means = average_neighborhoods(own, list_nearest(kernel, config.kernel.neighborhood_size))
+        without = compute_kernel(couples, relations, config.kernel, seed)
+        means = average_neighborhoods(own, list_nearest(without, config.kernel.neighborhood_size))
+        del without  # before another of its size is made
         if not is_whole:
             joint = Pool(means, {}).joint
             couples = EdgeCouples([*neighbors.values(), find_rows(joint, joint, config.search)], pool.num_pairs)
         relations += weigh_relations(list_neighborhood_relations(means, config.kernel), pool.weights)
-        kernel = compute_kernel(couples, relations, config.kernel, seed)
+    kernel = compute_kernel(couples, relations, config.kernel, seed)
     scores = pool.suspicion
     if scores is None:
         scores = score_suspicion(measure_witnesses(pool.embeddings, neighbors))

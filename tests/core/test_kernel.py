@@ -7,7 +7,6 @@ from scipy import sparse
 from mmcsal_core.neighbors import KernelConfig
 from mmcsal_core.neighbors.backbone_space import reduce_features
 from mmcsal_core.neighbors.couples import AllCouples, EdgeCouples, union_edges
-from mmcsal_core.neighbors.graph import build_graph
 from mmcsal_core.neighbors.index import NO_NEIGHBOR
 from mmcsal_core.neighbors.kernel import compute_kernel
 from mmcsal_core.neighbors.neighborhoods import average_neighborhoods, list_nearest
@@ -69,7 +68,7 @@ def list_relations(num_pairs: int, config: KernelConfig) -> list[Relation]:
 def test_the_kernel_on_all_edges_is_the_dense_kernel(config: KernelConfig) -> None:
     num_pairs = 120
     everybody = np.array([[j for j in range(num_pairs) if j != i] for i in range(num_pairs)])
-    graph = build_graph(list_relations(num_pairs, config), [everybody], config, seed=0)
+    graph = compute_kernel(EdgeCouples([everybody], num_pairs), list_relations(num_pairs, config), config, seed=0)
     np.testing.assert_allclose(graph.toarray() / UNIT, compute_dense_kernel(num_pairs, config), atol=2e-6)
 
 
@@ -122,7 +121,7 @@ def test_the_mean_of_a_neighbourhood_is_a_direction_in_every_space() -> None:
 def test_the_graph_is_symmetric_with_an_exact_diagonal_below_one() -> None:
     neighbors = np.array([[(i + 1) % 50, (i + 7) % 50, NO_NEIGHBOR] for i in range(50)])
     config = KernelConfig(bandwidth_neighbor=5)
-    graph = build_graph(list_relations(50, config), [neighbors], config, seed=0)
+    graph = compute_kernel(EdgeCouples([neighbors], 50), list_relations(50, config), config, seed=0)
     dense = graph.toarray() / UNIT
     np.testing.assert_array_equal(dense, dense.T)
     expected = compute_dense_kernel(50, config)

@@ -20,10 +20,12 @@ from mmcsal_core.selection.engine.eligibility import Eligibility
 from mmcsal_core.selection.engine.proposals import NOTHING_LEFT, Proposal, is_before
 
 MIN_BLOCK_ROWS = 1024
-"""Rows of the smallest hot set, or `MIN_BLOCK_SHARE` of a pool where that is less."""
+"""Rows of the smallest hot set, in pools of which that is no more than `MIN_BLOCK_SHARE`."""
 
 MIN_BLOCK_SHARE = 1 / 40
 FEWEST_ROWS = 128
+"""Rows of the smallest hot set in a pool of any size."""
+
 MAX_BLOCK_SHARE = 1 / 50
 """A hot set of this share of the pool costs about as much of the run, and halves the rounds of one half its size."""
 
