@@ -6,10 +6,10 @@ measure it (`mmcsal run --until features` on a few thousand pairs) and put it in
 """
 
 from jobs.config import JobConfig
-from jobs.preflight import check_evaluation, check_selection, read_lists
+from jobs.preflight import check_evaluation, check_selection, open_index, read_lists
 from mmcsal_core.artifacts import plan_ranges
 from mmcsal_core.corpus.modality import ModalityConfig
-from mmcsal_core.corpus.sources import list_source
+from mmcsal_core.corpus.sources import SourceListing, list_source
 from mmcsal_core.settings import Settings
 
 ROWS_PER_SECOND: dict[str, float] = {
@@ -24,11 +24,15 @@ _MODEL_BYTES = 1_000_000_000
 
 
 class Estimate(Settings):
-    """What a run will take. `hours` and `cost` are None where a backbone's throughput is unknown."""
+    """What a run will take. `hours` and `cost` are None where a backbone's throughput is unknown.
+
+    `num_pairs` is not exact where the source is tar archives that no run has read yet.
+    """
 
     source: str
     num_files: int
     num_pairs: int
+    is_exact: bool
     source_bytes: int
     num_shards: int
     decoded_bytes_per_shard: int
@@ -47,7 +51,7 @@ def estimate_run(config: JobConfig) -> Estimate:
         ConfigError: the configuration does not fit the source.
         GateError: the source has fewer pairs than the budget.
     """
-    listing = list_source(config.source, config.modalities, config.source_options)
+    listing = list_source(config.source, config.modalities, config.source_options, open_index(config))
     check_selection(config, listing, read_lists(config))
     check_evaluation(config, listing)
     shards = plan_ranges(listing.num_pairs, config.resources.rows_per_shard)
@@ -60,6 +64,7 @@ def estimate_run(config: JobConfig) -> Estimate:
         source=config.source.url,
         num_files=len(listing.files),
         num_pairs=listing.num_pairs,
+        is_exact=not listing.not_indexed,
         source_bytes=listing.num_bytes,
         num_shards=len(shards),
         decoded_bytes_per_shard=decoded,
@@ -67,8 +72,16 @@ def estimate_run(config: JobConfig) -> Estimate:
         pairs_per_second=speed,
         hours=hours,
         cost=None if hours is None or price is None else hours * price,
-        budget=config.selection.count_picks(listing.num_pairs) if config.selection.has_budget else None,
+        budget=_count_picks(config, listing),
     )
+
+
+def _count_picks(config: JobConfig, listing: SourceListing) -> int | None:
+    if not config.selection.has_budget:
+        return None
+    if listing.not_indexed and config.selection.budget is not None:
+        return config.selection.budget
+    return config.selection.count_picks(listing.num_pairs)
 
 
 def describe_estimate(estimate: Estimate) -> dict[str, str]:
@@ -78,7 +91,7 @@ def describe_estimate(estimate: Estimate) -> dict[str, str]:
     speed, hours, cost = estimate.pairs_per_second, estimate.hours, estimate.cost
     return {
         "source": f"{estimate.source}, {estimate.num_files} files, {estimate.source_bytes / 1e6:,.1f} MB",
-        "pairs": f"{estimate.num_pairs:,}, of which {budget} are to be picked",
+        "pairs": f"{'' if estimate.is_exact else 'about '}{estimate.num_pairs:,}, of which {budget} are to be picked",
         "shards": f"{estimate.num_shards:,}, decoded at most {estimate.decoded_bytes_per_shard / 1e6:,.0f} MB each",
         "memory per actor": f"about {estimate.memory_per_actor_bytes / 1e9:,.1f} GB",
         "features": unknown if speed is None else f"about {speed:,.0f} pairs/s an actor",

@@ -23,6 +23,7 @@ from mmcsal_core.selection.pool import make_pool
 from mmcsal_core.selection.space import restrict_pool
 from mmcsal_core.storage import Store
 from pipelines.coreset_demands import PairLists, check_columns, check_condition, read_pair_lists
+from pipelines.ingest import INDEX
 
 
 def read_lists(config: JobConfig) -> PairLists:
@@ -40,6 +41,11 @@ def read_lists(config: JobConfig) -> PairLists:
     return lists
 
 
+def open_index(config: JobConfig) -> Store:
+    """Return where the run keeps the index of a source of tar archives."""
+    return config.run_store.child(INDEX)
+
+
 def check_selection(config: JobConfig, listing: SourceListing, lists: PairLists) -> None:
     """Make sure that the selection's budget, columns, condition and strategy fit the source.
 
@@ -47,7 +53,8 @@ def check_selection(config: JobConfig, listing: SourceListing, lists: PairLists)
         GateError: the source has fewer pairs than the budget.
         ConfigError: a column or the condition does not fit the metadata, or the strategy not what it is to choose from.
     """
-    config.selection.count_picks(listing.num_pairs)
+    if not listing.not_indexed:
+        config.selection.count_picks(listing.num_pairs)
     names, pairs = list(config.modalities), pair_schema(listing, config.modalities)
     check_columns(config.selection, pairs, names)
     check_condition(config.selection, pairs, names)

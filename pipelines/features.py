@@ -128,7 +128,8 @@ def extract_features(
             "resources": run.resources,
         }
         decoded = _decode_on_readers(missing, pairs, decoder, run.resources.num_readers)
-        drain(map_on_actors(decoded, _EmbedAndCommit, constructor, run.resources, on_gpu=True), run, len(missing))
+        pool = map_on_actors(decoded, len(missing), _EmbedAndCommit, constructor, run.resources, on_gpu=True)
+        drain(pool, run, len(missing))
     properties = {
         "dims": _read_dims(run.out, plan, modalities, feature_column),
         "backbones": {name: modality.resolved_backbone for name, modality in modalities.items()},

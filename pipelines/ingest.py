@@ -2,12 +2,13 @@
 
 In: a source as `corpus.sources` describes it. Out: `pairs/` in source order, and rejected rows with their reasons.
 
+    0. of tar archives that no index knows yet, every one is read once, to tell what it holds
     1. where ids come from a column, every shard's ids are hashed to `_ids/`, in place for a small source
     2. the driver finds the ids that occur twice, among 16 bytes a pair
     3. every shard publishes its pairs; the first row of an id stays
 
 Each step resumes at the first missing shard. `_ids/` and `_listing/` (the rows of a source that is not Parquet) lie
-beside the shards while the stage runs and are removed at its end.
+beside the shards while the stage runs and are removed at its end. The index of tar archives stays with the run.
 
 Not chosen: a shuffle by id, which moves every row to find a few duplicates, and sorting by id, which would scatter the
 content of neighbouring rows over the source files.
@@ -29,7 +30,9 @@ from mmcsal_core.corpus.pair_id import HASH_TYPE, find_duplicate_rows, hash_pair
 from mmcsal_core.corpus.sources import SourceConfig, SourceListing, list_source, stage_tables
 from mmcsal_core.corpus.sources.columns import metadata_fields
 from mmcsal_core.corpus.sources.pairs import PairReader
-from mmcsal_core.errors import GateError
+from mmcsal_core.corpus.sources.tar_index import find_tar_columns
+from mmcsal_core.corpus.sources.tars import TarColumns, index_tar
+from mmcsal_core.errors import DataError, GateError
 from mmcsal_core.settings import Settings
 from mmcsal_core.storage import Store
 from pipelines.shard_pool import run_shards
@@ -39,6 +42,9 @@ STAGE = "ingest"
 
 MAX_DRIVER_PAIRS = 1_000_000
 """Largest source whose ids the driver reads itself: a second or two, less than starting workers takes."""
+
+INDEX = "_source_index"
+"""Folder of a run that holds the index of a source of tar archives."""
 
 _IDS = "_ids"
 _LISTING = "_listing"
@@ -51,6 +57,28 @@ class IngestConfig(Settings):
     store: Literal["references", "bytes"] = Field(
         "references", description="what pairs/ holds of the content: where it lies, or the bytes themselves as well"
     )
+
+
+class TarIndexer:
+    """Writes the tables of archives to the index of the source; a "shard" is one archive.
+
+    Args:
+        names: of the archives' tables, by URL.
+        columns: what is looked for in them.
+        options: storage options of the source.
+        index: where tables go.
+    """
+
+    def __init__(self, names: Mapping[str, str], columns: TarColumns, options: Mapping[str, Any], index: Store) -> None:
+        self._archives = list(names.items())
+        self._columns = columns
+        self._options = options
+        self._index = index
+
+    def run_shard(self, shard: ShardRange) -> None:
+        """Read one archive and write its table."""
+        url, name = self._archives[shard.index]
+        self._index.write_table(name, index_tar(url, self._columns, self._options))
 
 
 class IdWorker:
@@ -111,7 +139,7 @@ def ingest_pairs(
         DataError: the source is missing, empty or unreadable.
         GateError: no pair is left, or too many are rejected.
     """
-    listing = list_source(source, modalities, source_options)
+    listing = _list_and_index(source, modalities, source_options, run)
     plan = run.out.begin(run.fingerprint, lambda: plan_ranges(listing.num_pairs, run.resources.rows_per_shard))
     missing = run.out.missing_shards(plan)
     if missing:
@@ -126,6 +154,25 @@ def ingest_pairs(
     return run.finish(plan, properties=properties)
 
 
+def _list_and_index(
+    source: SourceConfig, modalities: Mapping[str, ModalityConfig], options: Mapping[str, Any], run: StageRun
+) -> SourceListing:
+    """List the source, after indexing what has to be indexed first."""
+    index = run.out.run.child(INDEX)
+    listing = list_source(source, modalities, options, index)
+    if listing.not_indexed:
+        archives = [ShardRange(index=i, start=0, stop=1) for i in range(len(listing.not_indexed))]
+        columns = find_tar_columns(source, modalities)
+        arguments = {"names": listing.not_indexed, "columns": columns, "options": options, "index": index}
+        run_shards(archives, TarIndexer, arguments, _rename_progress(run, "archives"))
+        listing = list_source(source, modalities, options, index)
+    if listing.not_indexed:
+        raise DataError(
+            f"source file {next(iter(listing.not_indexed))} changed while it was read; run again once it is whole"
+        )
+    return listing
+
+
 def _find_duplicates(reader: PairReader, plan: Plan, run: StageRun) -> npt.NDArray[np.int64]:
     listing = reader.listing
     if listing.source.pair_id_column is None:
@@ -135,7 +182,7 @@ def _find_duplicates(reader: PairReader, plan: Plan, run: StageRun) -> npt.NDArr
     ids = run.out.store.child(_IDS)
     done = set(ids.list_files())
     missing = [shard for shard in plan.shards if _name_ids(plan, shard) not in done]
-    run_shards(missing, IdWorker, {"reader": reader, "ids": ids, "plan": plan}, _rename_progress(run))
+    run_shards(missing, IdWorker, {"reader": reader, "ids": ids, "plan": plan}, _rename_progress(run, "shards of ids"))
     return find_duplicate_rows(_read_hashes(ids, plan))
 
 
@@ -145,8 +192,8 @@ def _read_hashes(ids: Store, plan: Plan) -> pa.Array:
     return pa.concat_arrays([pa.array([], HASH_TYPE), *(chunk for table in tables for chunk in table["hash"].chunks)])
 
 
-def _rename_progress(run: StageRun) -> StageRun:
-    return replace(run, on_progress=lambda progress: run.on_progress(replace(progress, unit="shards of ids")))
+def _rename_progress(run: StageRun, unit: str) -> StageRun:
+    return replace(run, on_progress=lambda progress: run.on_progress(replace(progress, unit=unit)))
 
 
 def _name_ids(plan: Plan, shard: ShardRange) -> str:

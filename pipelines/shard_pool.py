@@ -38,11 +38,17 @@ class _BatchAdapter:
 
 
 def map_on_actors(
-    dataset: ray.data.Dataset, worker: type, constructor: Mapping[str, Any], resources: Resources, *, on_gpu: bool
+    dataset: ray.data.Dataset,
+    num_shards: int,
+    worker: type,
+    constructor: Mapping[str, Any],
+    resources: Resources,
+    *,
+    on_gpu: bool,
 ) -> ray.data.Dataset:
-    """Map one-row batches over a pool of `resources.num_actors` actors, each constructed once."""
+    """Map one-row batches over a pool of `resources.num_actors` actors, each constructed once; none that would idle."""
     options: dict[str, Any] = {
-        "compute": ray.data.ActorPoolStrategy(size=resources.num_actors),
+        "compute": ray.data.ActorPoolStrategy(size=min(resources.num_actors, num_shards)),
         "batch_size": 1,
         "batch_format": "pyarrow",
         "num_cpus": resources.cpus_per_actor,
@@ -82,8 +88,8 @@ def run_shards(
     if not shards:
         return
     constructor = {"worker_class": worker_class, "worker_args": dict(worker_args)}
-    pool = map_on_actors(describe_shards(shards), _BatchAdapter, constructor, run.resources, on_gpu=on_gpu)
-    drain(pool, run, len(shards))
+    dataset, total = describe_shards(shards), len(shards)
+    drain(map_on_actors(dataset, total, _BatchAdapter, constructor, run.resources, on_gpu=on_gpu), run, total)
 
 
 def drain(dataset: ray.data.Dataset, run: StageRun, total: int) -> None:

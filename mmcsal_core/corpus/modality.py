@@ -35,7 +35,7 @@ class ModalityConfig(Settings):
     """One modality of the corpus.
 
     In a tabular source (Parquet or a manifest) exactly one of `column` and `uri_column` says where the content stands;
-    in a folder `suffixes` does. The remaining fields say how content is decoded for the backbone.
+    in a folder or in tar archives `suffixes` does. The remaining fields say how content is decoded for the backbone.
     """
 
     kind: Kind | None = Field(
@@ -43,7 +43,9 @@ class ModalityConfig(Settings):
     )
     column: str | None = Field(None, description="column with the content itself: bytes, text or a vector")
     uri_column: str | None = Field(None, description="column with a path or URL of the content")
-    suffixes: tuple[str, ...] = Field((), description="file name endings in a folder source, lower case, with the dot")
+    suffixes: tuple[str, ...] = Field(
+        (), description="file name endings in a folder or webdataset source, lower case, with the dot"
+    )
     backbone: str | None = Field(None, description="e.g. efficientnet-lite0, wordllama, hf:NAME-or-folder@REVISION")
     finetune_last_block: bool = Field(
         False,

@@ -1,7 +1,8 @@
 """The content of pairs, from wherever `pairs/` says that it lies.
 
-Content inside a Parquet file is referenced as `<file url>#column=<column>&row=<row in the file>`; anything else is a
-path or a URL that fsspec opens. A row whose content cannot be read becomes a `RejectPair` in its place. A store that
+Content inside a Parquet file is referenced as `<file url>#column=<column>&row=<row in the file>`, a member of a tar
+archive as `<file url>#member=<name>&start=<first byte>&size=<bytes>`; anything else is a path or a URL that fsspec
+opens. A row whose content cannot be read becomes a `RejectPair` in its place. A store that
 cannot be reached at all (no credentials, no such endpoint) is no row's fault: that is raised, so that the stage fails
 and can be resumed, and does not reject a whole corpus.
 
@@ -26,6 +27,8 @@ from mmcsal_core.corpus.modality import ModalityConfig
 from mmcsal_core.corpus.reject import RejectPair
 from mmcsal_core.corpus.sources.locations import open_filesystem, parent_url, resolve_uri
 from mmcsal_core.corpus.sources.parquet import open_parquet, take_rows
+from mmcsal_core.corpus.sources.tar_members import read_members
+from mmcsal_core.corpus.sources.tars import parse_member_reference
 from mmcsal_core.errors import ConfigError, DataError
 from mmcsal_core.schema import bytes_column, uri_column
 
@@ -109,8 +112,12 @@ def _missing(where: str) -> RejectPair:
 def _read_uris(uris: Sequence[str | None], options: Mapping[str, Any]) -> list[Content]:
     distinct = {uri: parse_reference(uri) for uri in uris if uri is not None}
     cells = {uri: reference for uri, reference in distinct.items() if reference is not None}
-    contents = _read_files([uri for uri, reference in distinct.items() if reference is None], options)
+    parsed = {uri: parse_member_reference(uri) for uri, reference in distinct.items() if reference is None}
+    members = {uri: member for uri, member in parsed.items() if member is not None}
+    contents = _read_files([uri for uri, member in parsed.items() if member is None], options)
     contents.update(_read_cells(cells, options))
+    for uri, result in read_members(members, options).items():
+        contents[uri] = _accept(uri, result)
     return [_missing("the URI") if uri is None else contents[uri] for uri in uris]
 
 

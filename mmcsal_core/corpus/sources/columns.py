@@ -10,6 +10,9 @@ from mmcsal_core.corpus.sources.config import STEM, Access, SourceConfig, find_a
 from mmcsal_core.errors import ConfigError
 from mmcsal_core.schema import PAIR_ID, ROW, SOURCE, SOURCE_ROW, bytes_column, selection_schema, uri_column
 
+PROBLEM_REASON, PROBLEM_MESSAGE = "problem_reason", "problem_message"
+"""Columns of the table of a tar archive: why a row is no pair, null where it may be one."""
+
 _EXPECTED: dict[Access, str] = {
     "inline": "text",
     "content": "bytes, or a struct of bytes and path",
@@ -36,8 +39,8 @@ def check_columns(source: SourceConfig, modalities: Mapping[str, ModalityConfig]
     Raises:
         ConfigError: one of them is not so.
     """
-    if source.kind != "folder":
-        for name, modality in modalities.items():
+    for name, modality in modalities.items():
+        if find_access(source, modality) != "files":
             _check_modality(source, name, modality, schema)
     if source.pair_id_column is not None:
         field = _find_field(source.pair_id_column, "source.pair_id_column", schema)
@@ -57,11 +60,10 @@ def metadata_fields(
     """Return the fields of the source that pass through, in the order configured, else in the source's own order."""
     if source.metadata_columns is not None:
         return [schema.field(name) for name in source.metadata_columns]
-    used = {source.pair_id_column}
-    if source.kind == "folder":
-        used |= {files_column(name) for name in modalities}
-    else:
-        used |= {modality_column(modality) for modality in modalities.values()}
+    used = {source.pair_id_column, *((PROBLEM_REASON, PROBLEM_MESSAGE) if source.kind == "webdataset" else ())}
+    for name, modality in modalities.items():
+        is_file = find_access(source, modality) == "files"
+        used.add(files_column(name) if is_file else modality_column(modality))
     return [field for field in schema if field.name not in used]
 
 

@@ -10,7 +10,7 @@ from mmcsal_core.errors import ConfigError
 from mmcsal_core.settings import Settings
 
 STEM = "stem"
-"""The one column of a folder source: a file's path relative to the root, without its suffix."""
+"""Column of a folder or of tar archives: what the files of a pair have in common, their path without the suffix."""
 
 Access = Literal["inline", "content", "uri", "files"]
 """How a modality's content is reached: text in a column, bytes or a vector in a column, a URI, files of a folder."""
@@ -20,15 +20,19 @@ class SourceConfig(Settings):
     """Where the pairs come from.
 
     `parquet` holds the content itself, or URIs. `manifest` is CSV, JSONL or Parquet with URIs. `folder` is files that
-    belong together by stem: `cats/07.png` and `cats/07.txt` are one pair. Relative URIs start at the folder of the
-    file that they stand in. CSV has no types, so its columns stay text.
+    belong together by stem: `cats/07.png` and `cats/07.txt` are one pair. `webdataset` is tar archives (plain, gz, zst
+    or bz2) whose members belong together in the same way, up to the first dot of the name; columns are keys of a
+    sample's `.json` member there. Relative URIs start at the folder of the file that they stand in. CSV has no types,
+    so its columns stay text.
     """
 
-    kind: Literal["parquet", "manifest", "folder"]
+    kind: Literal["parquet", "manifest", "folder", "webdataset"]
     url: str = Field(min_length=1, description="a file, a folder or a glob; a path or any fsspec URL")
     pair_id_column: str | None = Field(None, description="column with unique ids; by default a hash of the place")
     metadata_columns: tuple[str, ...] | None = Field(
-        None, description="columns that pass through; by default all that are neither a modality nor the id"
+        None,
+        description="columns that pass through; by default all that are neither a modality nor the id, of a webdataset "
+        "source none but the stem",
     )
 
     @field_validator("metadata_columns")
@@ -42,7 +46,7 @@ class SourceConfig(Settings):
 
 def find_access(source: SourceConfig, modality: ModalityConfig) -> Access:
     """Say how the content of a modality is reached in this source."""
-    if source.kind == "folder":
+    if source.kind == "folder" or (source.kind == "webdataset" and modality.column is None):
         return "files"
     if modality.column is None:
         return "uri"
@@ -58,11 +62,14 @@ def check_source(source: SourceConfig, modalities: Mapping[str, ModalityConfig])
     for name, modality in modalities.items():
         if source.kind == "folder":
             _check_folder_modality(name, modality)
+        elif source.kind == "webdataset":
+            _check_member_modality(name, modality)
         else:
             _check_table_modality(source, name, modality)
     if source.kind == "folder":
         _check_folder_columns(source)
-        _check_suffixes(modalities)
+    if source.kind in ("folder", "webdataset"):
+        _check_suffixes({name: each for name, each in modalities.items() if find_access(source, each) == "files"})
 
 
 def _check_table_modality(source: SourceConfig, name: str, modality: ModalityConfig) -> None:
@@ -91,6 +98,25 @@ def _check_folder_modality(name: str, modality: ModalityConfig) -> None:
         raise ConfigError(f"modality {name!r} of a folder source needs suffixes; set modalities.{name}.suffixes")
 
 
+def _check_member_modality(name: str, modality: ModalityConfig) -> None:
+    if modality.uri_column is not None:
+        raise ConfigError(
+            f"a webdataset source holds no URIs, but modality {name!r} names uri_column {modality.uri_column!r}; "
+            f"delete it, members are found by modalities.{name}.suffixes"
+        )
+    if modality.column is not None and modality.resolved_kind != "text":
+        raise ConfigError(
+            f"only a text stands in the .json member of a webdataset source, but modality {name!r} is of kind "
+            f"{modality.resolved_kind} and names column {modality.column!r}; delete it and set "
+            f"modalities.{name}.suffixes"
+        )
+    if modality.column is None and not modality.suffixes:
+        raise ConfigError(
+            f"modality {name!r} of a webdataset source needs suffixes; set modalities.{name}.suffixes; vectors stand "
+            "in a Parquet source"
+        )
+
+
 def _check_folder_columns(source: SourceConfig) -> None:
     named = [*([source.pair_id_column] if source.pair_id_column else []), *(source.metadata_columns or ())]
     wrong = [name for name in named if name != STEM]
@@ -108,6 +134,6 @@ def _check_suffixes(modalities: Mapping[str, ModalityConfig]) -> None:
             owner = owners.setdefault((modality.resolved_kind, suffix), name)
             if owner != name:
                 raise ConfigError(
-                    f"in a folder source a suffix belongs to one {modality.kind} modality, but {owner!r} and {name!r} "
-                    f"both take {suffix!r}; give them different suffixes or use a manifest"
+                    f"a suffix belongs to one {modality.kind} modality, but {owner!r} and {name!r} both take "
+                    f"{suffix!r}; give them different suffixes or use a manifest"
                 )

@@ -6,7 +6,8 @@ one that is rewritten with the same size in the same instant does not. Files tha
 looked at.
 
 CSV, JSONL and folders are read whole, being small. `stage_tables` writes them as Parquet beside the pairs artifact, so
-that every worker reads the same rows from the store, whatever happens to the source meanwhile.
+that every worker reads the same rows from the store, whatever happens to the source meanwhile. Of tar archives an index
+is kept, which `tar_index` explains.
 """
 
 import hashlib
@@ -30,13 +31,19 @@ from mmcsal_core.corpus.sources.locations import (
 )
 from mmcsal_core.corpus.sources.parquet import open_parquet
 from mmcsal_core.corpus.sources.tables import pair_by_stem, parse_csv, parse_jsonl
+from mmcsal_core.corpus.sources.tar_index import TarTable, find_tar_columns, list_tables
+from mmcsal_core.corpus.sources.tars import COMPRESSIONS, is_tar
 from mmcsal_core.errors import ConfigError, DataError
 from mmcsal_core.storage import Store
 
 FOLDER_NAME = "."
 """The `source` of every pair of a folder source: the folder itself."""
 
-_SUFFIXES = {"parquet": (".parquet", ".pq"), "manifest": (".csv", ".jsonl", ".ndjson", ".parquet", ".pq")}
+_SUFFIXES = {
+    "parquet": (".parquet", ".pq"),
+    "manifest": (".csv", ".jsonl", ".ndjson", ".parquet", ".pq"),
+    "webdataset": tuple(COMPRESSIONS),
+}
 _NUM_THREADS = 16
 
 
@@ -72,6 +79,8 @@ class SourceListing:
         schema: of all tables together; a column that some lack is null there.
         fingerprint: changes where a file is added, removed or changed.
         staging: where staged tables lie.
+        not_indexed: names of the tables, by URL, of the tar archives whose table has yet to be made; until then the
+            numbers of rows are estimates, and no row can be read.
     """
 
     source: SourceConfig
@@ -80,6 +89,7 @@ class SourceListing:
     schema: pa.Schema
     fingerprint: str
     staging: Store | None = None
+    not_indexed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_pairs(self) -> int:
@@ -93,7 +103,10 @@ class SourceListing:
 
 
 def list_source(
-    source: SourceConfig, modalities: Mapping[str, ModalityConfig], options: Mapping[str, Any]
+    source: SourceConfig,
+    modalities: Mapping[str, ModalityConfig],
+    options: Mapping[str, Any],
+    index: Store | None = None,
 ) -> SourceListing:
     """Describe a source without reading its content.
 
@@ -101,6 +114,7 @@ def list_source(
         source: what to list.
         modalities: resolved, in config order.
         options: storage options for fsspec.
+        index: where the tables of tar archives are, where any have been made.
 
     Raises:
         ConfigError: a configured column is absent or of a wrong type, or a modality cannot stand in such a source.
@@ -108,12 +122,21 @@ def list_source(
     """
     check_source(source, modalities)
     found = _choose_files(source, modalities, find_files(source.url, options))
+    not_indexed: dict[str, str] = {}
     if source.kind == "folder":
         files, schemas = _list_folder(found, modalities)
+    elif source.kind == "webdataset":
+        tables = list_tables(found.files, find_tar_columns(source, modalities), options, index)
+        files, schemas = _list_archives(found, tables)
+        not_indexed = {
+            file.url: table.name for file, table in zip(found.files, tables, strict=True) if not table.is_made
+        }
     else:
         files, schemas = _list_tables(source, found, modalities, options)
     listing = SourceListing(
         source=source,
+        staging=index if source.kind == "webdataset" else None,
+        not_indexed=not_indexed,
         root=found.root,
         files=tuple(files),
         schema=_unify_schemas(source, schemas),
@@ -127,6 +150,8 @@ def list_source(
 
 def stage_tables(listing: SourceListing, staging: Store) -> SourceListing:
     """Write the tables of a source that is not Parquet to `staging`, and return a listing that workers can read."""
+    if listing.source.kind == "webdataset":
+        return listing
     files = []
     for index, file in enumerate(listing.files):
         name = f"table-{index:05d}.parquet"
@@ -143,7 +168,7 @@ def _choose_files(source: SourceConfig, modalities: Mapping[str, ModalityConfig]
         suffixes = tuple(suffix for modality in modalities.values() for suffix in modality.suffixes)
     else:
         suffixes = _SUFFIXES[source.kind]
-    chosen = [file for file in found.files if PurePosixPath(file.name).suffix.lower() in suffixes]
+    chosen = [file for file in found.files if _has_suffix(source, file.name, suffixes)]
     if source.kind != "folder":
         chosen = [file for file in chosen if not _is_mark(file.name)]
     if not chosen:
@@ -160,6 +185,14 @@ def _list_folder(
     table = pair_by_stem(found.files, modalities)
     num_bytes = sum(file.num_bytes for file in found.files)
     return [SourceFile(FOLDER_NAME, found.root, table.num_rows, num_bytes, table=table)], [table.schema]
+
+
+def _list_archives(found: FoundFiles, tables: Sequence[TarTable]) -> tuple[list[SourceFile], list[pa.Schema]]:
+    files = [
+        SourceFile(file.name, file.url, table.num_rows, file.num_bytes, staged=table.name)
+        for file, table in zip(found.files, tables, strict=True)
+    ]
+    return files, [table.schema for table in tables if table.schema is not None]
 
 
 def _list_tables(
@@ -197,6 +230,10 @@ def _read_file(url: str, options: Mapping[str, Any]) -> bytes:
 
 def _is_parquet(source: SourceConfig, file: FoundFile) -> bool:
     return source.kind == "parquet" or PurePosixPath(file.name).suffix.lower() in _SUFFIXES["parquet"]
+
+
+def _has_suffix(source: SourceConfig, name: str, suffixes: Sequence[str]) -> bool:
+    return is_tar(name) if source.kind == "webdataset" else PurePosixPath(name).suffix.lower() in suffixes
 
 
 def _is_mark(name: str) -> bool:

@@ -1,8 +1,9 @@
 """Rows of a source as rows of `pairs/`, and the reasons why some are not.
 
-A row is rejected for the first reason that holds: missing_id, duplicate_id, then modality by modality
-missing_modality, ambiguous_file, empty_text; and, where content is read, what reading it says. Ids are compared before
-anything else is looked at, so the first row of an id keeps it even where that row is rejected itself.
+A row is rejected for the first reason that holds: missing_id, duplicate_id, in tar archives the problem of the sample,
+then modality by modality missing_modality, ambiguous_file, empty_text; and, where content is read, what reading it
+says. Ids are compared before anything else is looked at, so the first row of an id keeps it even where that row is
+rejected itself.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,13 @@ from mmcsal_core.corpus.modality import ModalityConfig
 from mmcsal_core.corpus.pair_id import build_pair_ids, cast_pair_ids
 from mmcsal_core.corpus.references import make_reference, read_contents, store_content
 from mmcsal_core.corpus.reject import RejectPair
-from mmcsal_core.corpus.sources.columns import files_column, metadata_fields, modality_column
+from mmcsal_core.corpus.sources.columns import (
+    PROBLEM_MESSAGE,
+    PROBLEM_REASON,
+    files_column,
+    metadata_fields,
+    modality_column,
+)
 from mmcsal_core.corpus.sources.config import STEM, find_access
 from mmcsal_core.corpus.sources.listing import FOLDER_NAME, SourceListing
 from mmcsal_core.corpus.sources.locations import parent_url, resolve_uri
@@ -96,9 +103,9 @@ class PairReader:
             rows = read_source_rows(self.listing, start, stop, [source.pair_id_column], self.options)
             return cast_pair_ids(rows[source.pair_id_column])
         names, numbers, _ = self._locate(start, stop)
-        if source.kind == "folder":
+        if source.kind in ("folder", "webdataset"):
             stems = read_source_rows(self.listing, start, stop, [STEM], self.options)[STEM].to_pylist()
-            return build_pair_ids([FOLDER_NAME] * len(stems), stems)
+            return build_pair_ids([FOLDER_NAME] * len(stems) if source.kind == "folder" else names, stems)
         return build_pair_ids(names, [str(number) for number in numbers])
 
     def read_pairs(
@@ -154,6 +161,8 @@ class PairReader:
         wanted = list(dict.fromkeys([*metadata, *self._read_ahead()]))
         rows = read_source_rows(self.listing, start, stop, wanted, self.options) if wanted else pa.table({})
         columns: dict[str, Any] = {}
+        if source.kind == "webdataset":
+            _reject_problems(rows, verdicts)
         for name, modality in self.modalities.items():
             access = find_access(source, modality)
             if access == "inline":
@@ -169,9 +178,11 @@ class PairReader:
 
     def _read_ahead(self) -> list[str]:
         source = self.listing.source
-        if source.kind == "folder":
-            return [STEM, *(files_column(name) for name in self.modalities)]
-        return [modality_column(m) for m in self.modalities.values() if find_access(source, m) != "content"]
+        access = {name: find_access(source, modality) for name, modality in self.modalities.items()}
+        ahead = [modality_column(self.modalities[name]) for name, way in access.items() if way in ("inline", "uri")]
+        if source.kind in ("folder", "webdataset"):
+            ahead += [STEM, *(files_column(name) for name, way in access.items() if way == "files")]
+        return [*ahead, PROBLEM_REASON, PROBLEM_MESSAGE] if source.kind == "webdataset" else ahead
 
     def _check_uris(self, rows: pa.Table, start: int, name: str, verdicts: Verdicts) -> pa.Array:
         column = modality_column(self.modalities[name])
@@ -231,6 +242,14 @@ def _bytes_field(name: str) -> pa.Field:
 
 def _explain_null(column: str) -> str:
     return f"column {column!r} is null or blank; fill it in or leave the pair out"
+
+
+def _reject_problems(rows: pa.Table, verdicts: Verdicts) -> None:
+    """Reject the rows of a tar archive that are no pairs, for the problem that their table names."""
+    reasons, messages = rows[PROBLEM_REASON].to_pylist(), rows[PROBLEM_MESSAGE].to_pylist()
+    for row, (reason, message) in enumerate(zip(reasons, messages, strict=True)):
+        if reason is not None:
+            verdicts.reject(row, None, RejectPair(reason, message))
 
 
 def _check_text(column: pa.ChunkedArray, name: str, verdicts: Verdicts) -> pa.ChunkedArray:
