@@ -3,7 +3,7 @@
     kind     content                          decoded
     image    encoded bytes                    uint8 (H, W, 3), H = W = image_size
     text     str or UTF-8 bytes               str of at most max_chars
-    audio    encoded bytes                    float32 (samples,), samples = round(window_s * sample_rate)
+    audio    encoded bytes, a film's too      float32 (samples,), samples = round(window_s * sample_rate)
     video    encoded bytes                    uint8 (F, H, W, 3), F = num_frames, H = W = image_size
     vector   sequence of numbers              float32 (dim,)
 
@@ -55,7 +55,7 @@ def decode_content(content: Content, modality: ModalityConfig, vector_dim: int |
     if kind == "image":
         return decode_image(content, modality.image_size, modality.max_pixels)
     if kind == "audio":
-        return decode_audio(content, modality.sample_rate, modality.window_s)
+        return decode_audio(content, modality.sample_rate, modality.window_s, modality.window)
     return decode_video(content, modality)
 
 

@@ -55,7 +55,15 @@ class ModalityConfig(Settings):
     image_size: int = Field(224, ge=16, le=4096, description="side in pixels that images and frames are resized to")
     sample_rate: int = Field(16_000, ge=1_000, le=192_000, description="audio samples per second after resampling")
     window_s: float = Field(4.0, gt=0, le=600, description="seconds of audio used, cut or zero-padded to this length")
+    window: Literal["start", "middle", "sampled"] = Field(
+        "start",
+        description="which seconds of longer audio: the first, those in the middle, or at a place that hangs on the "
+        "content alone",
+    )
     num_frames: int = Field(4, ge=1, le=512, description="video frames used, evenly spaced")
+    frame_choice: Literal["even", "key"] = Field(
+        "even", description="video frames: evenly spaced among all, or among key frames, which is faster"
+    )
     max_chars: int = Field(10_000, ge=1, description="characters of text used; the rest is cut")
     max_pixels: int = Field(100_000_000, ge=1, description="largest image, in pixels, that is decoded at all")
 

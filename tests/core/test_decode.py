@@ -48,6 +48,31 @@ def encode_video(num_frames: int) -> bytes:
     return sink.getvalue()
 
 
+def encode_film(suffix: str, num_seconds: float = 1.0, pictures: bool = True, sound: bool = True) -> bytes:
+    """Encode frames that grow brighter, 10 a second, and a tone of 440 Hz that grows louder."""
+    import av
+
+    sink, codecs = io.BytesIO(), {"mp4": ("mpeg4", "aac"), "webm": ("libvpx", "libopus")}[suffix]
+    with av.open(sink, "w", format=suffix) as container:
+        film = container.add_stream(codecs[0], rate=10) if pictures else None
+        track = container.add_stream(codecs[1], rate=48_000, layout="mono") if sound else None
+        if film is not None:
+            film.width, film.height, film.pix_fmt, film.gop_size = 48, 32, "yuv420p", 5
+            for i in range(round(10 * num_seconds)):
+                picture = np.add.outer(np.arange(32), np.arange(48))[..., None].repeat(3, 2).astype(np.uint8) + 10 * i
+                container.mux(film.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(film.encode(None))
+        if track is not None:
+            time_s = np.arange(round(48_000 * num_seconds)) / 48_000
+            tone = (0.9 * time_s / num_seconds * np.sin(2 * np.pi * 440 * time_s)).astype(np.float32)
+            for start in range(0, len(tone), 960):
+                frame = av.AudioFrame.from_ndarray(tone[None, start : start + 960], format="fltp", layout="mono")
+                frame.sample_rate, frame.pts = 48_000, start
+                container.mux(track.encode(frame))
+            container.mux(track.encode(None))
+    return sink.getvalue()
+
+
 def reason_of(content: Any, modality: ModalityConfig) -> str:
     with pytest.raises(RejectPair) as caught:
         decode_content(content, modality)
@@ -176,6 +201,62 @@ def test_audio_that_cannot_be_used_is_named() -> None:
     assert reason_of(b"no sound", AUDIO) == "unreadable_audio"
     assert reason_of(b"", AUDIO) == "unreadable_audio"
     assert reason_of(encode_wav(np.zeros((0, 1)), 8_000), AUDIO) == "empty_audio"
+
+
+def test_silence_is_named() -> None:
+    assert reason_of(encode_wav(np.zeros((8_000, 1)), 8_000), AUDIO) == "silent_audio"
+    late = np.concatenate([np.zeros((8_000, 1)), np.full((8_000, 1), 0.5)])
+    assert reason_of(encode_wav(late, 8_000), AUDIO) == "silent_audio"
+    assert isinstance(
+        decode_content(encode_wav(late, 8_000), AUDIO.model_copy(update={"window": "middle"})), np.ndarray
+    )
+
+
+def test_a_window_lies_where_it_is_asked_for() -> None:
+    ramp = np.linspace(0.1, 1, 16_000)[:, None]
+    content = encode_wav(ramp, 8_000)
+    assert np.allclose(decode_audio(content, 8_000, 0.5, "middle"), ramp[6_000:10_000, 0], atol=1e-4)
+    sampled = decode_audio(content, 8_000, 0.5, "sampled")
+    start = int(np.abs(ramp[:, 0] - sampled[0]).argmin())
+    assert np.allclose(sampled, ramp[start : start + 4_000, 0], atol=1e-3)
+    assert np.array_equal(sampled, decode_audio(content, 8_000, 0.5, "sampled"))
+    others = [decode_audio(encode_wav(ramp * share, 8_000), 8_000, 0.5, "sampled") / share for share in (0.9, 0.8, 0.7)]
+    assert len({round(float(other[0]), 2) for other in [sampled, *others]}) > 1
+    short = encode_wav(ramp[:100], 8_000)
+    assert all(decode_audio(short, 8_000, 0.5, window)[:100].all() for window in ("start", "middle", "sampled"))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "webm"])
+def test_the_sound_of_a_film_is_read(suffix: str) -> None:
+    content = encode_film(suffix)
+    start, middle = (decode_audio(content, 8_000, 0.25, window) for window in ("start", "middle"))
+    assert start.shape == middle.shape == (2_000,)
+    for part, loudness in ((start, 0.9 * 0.125), (middle, 0.9 * 0.5)):
+        assert np.abs(part).mean() == pytest.approx(loudness * 2 / np.pi, rel=0.15)
+        spectrum = np.abs(np.fft.rfft(part))
+        assert abs(np.fft.rfftfreq(len(part), 1 / 8_000)[spectrum.argmax()] - 440) < 8
+    assert isinstance(decode_content(content, VIDEO), np.ndarray)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "webm"])
+def test_a_film_without_sound_or_pictures_is_named(suffix: str) -> None:
+    assert reason_of(encode_film(suffix, sound=False), AUDIO) == "no_sound"
+    assert reason_of(encode_film(suffix, pictures=False), VIDEO) == "no_video_frames"
+    assert reason_of(encode_film(suffix)[:40], AUDIO) == "unreadable_audio"
+
+
+def test_key_frames_are_chosen_where_they_are_asked_for() -> None:
+    key = VIDEO.model_copy(update={"frame_choice": "key", "num_frames": 2})
+    content = encode_film("mp4", sound=False)
+    decoded = decode_content(content, key)
+    assert isinstance(decoded, np.ndarray)
+    darkest = 15.5 + 23.5
+    assert np.allclose(
+        decoded.mean(axis=(1, 2, 3)), [darkest, darkest + 50], atol=3
+    )  # of ten frames the first and sixth
+    even = decode_content(content, VIDEO.model_copy(update={"num_frames": 2}))
+    assert isinstance(even, np.ndarray)
+    assert np.allclose(even.mean(axis=(1, 2, 3)), [darkest + 20, darkest + 70], atol=3)
 
 
 def test_video_frames_are_evenly_spaced() -> None:
