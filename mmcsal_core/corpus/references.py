@@ -201,10 +201,11 @@ def _convert_cells(values: pa.ChunkedArray, uris: Sequence[str]) -> list[Any]:
     if pa.types.is_struct(values.type):
         return [_open_struct(cell, uri) for cell, uri in zip(values.to_pylist(), uris, strict=True)]
     if pa.types.is_list(values.type) or pa.types.is_large_list(values.type) or pa.types.is_fixed_size_list(values.type):
-        return [
-            np.asarray(cell.values.to_numpy(zero_copy_only=False), np.float32) if cell.is_valid else _missing(uri)
-            for cell, uri in zip(values, uris, strict=True)
-        ]
+        with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite, which no vector may hold
+            return [
+                np.asarray(cell.values.to_numpy(zero_copy_only=False), np.float32) if cell.is_valid else _missing(uri)
+                for cell, uri in zip(values, uris, strict=True)
+            ]
     return [_or_missing(cell, uri) for cell, uri in zip(values.to_pylist(), uris, strict=True)]
 
 
