@@ -2,28 +2,18 @@
 
 import importlib.metadata
 import platform
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
 import faiss
 import torch
-from botocore.exceptions import BotoCoreError, ClientError
 
+from jobs.store_health import StoreHealth, probe_store
 from mmcsal_core.settings import Settings
 from mmcsal_core.storage import Store
 from mmcsal_core.version import __version__
 
 PACKAGES = ("ray", "torch", "pyarrow", "faiss-gpu", "faiss-cpu", "pandas", "s3fs", "numpy", "transformers", "av")
-
-
-class StoreHealth(Settings):
-    """What a store can do. Without conditional writes two runs on one output are not kept apart."""
-
-    url: str
-    writable: bool
-    conditional_writes: bool
-    problem: str | None = None
 
 
 class Diagnosis(Settings):
@@ -57,20 +47,6 @@ def diagnose(store_url: str | None, options: Mapping[str, Any]) -> Diagnosis:
         faiss_options=faiss.get_compile_options().strip(),
         store=None if store_url is None else probe_store(Store(store_url, options)),
     )
-
-
-def probe_store(store: Store) -> StoreHealth:
-    """Write, read and delete a probe file, and try whether put-if-absent is honoured."""
-    name = f"_probe-{uuid.uuid4().hex}"
-    try:
-        first = store.create_bytes(name, b"probe")
-        second = store.create_bytes(name, b"probe again")
-        readable = store.read_bytes(name) == b"probe"
-        store.remove(name)
-    except (OSError, BotoCoreError, ClientError) as error:
-        problem = f"{type(error).__name__}: {error}"
-        return StoreHealth(url=store.url, writable=False, conditional_writes=False, problem=problem)
-    return StoreHealth(url=store.url, writable=first, conditional_writes=first and not second and readable)
 
 
 def _find_version(package: str) -> str | None:

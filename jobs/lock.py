@@ -55,6 +55,8 @@ class RunLock:
 
     def _take_over(self) -> None:
         owner = read_owner(self._run)
+        if owner is not None and owner["token"] == self._token:
+            return  # the store did what was asked, but its answer was lost, and asking again was refused
         if owner is not None and is_alive(owner):
             raise LockError(
                 f"another run holds {self._run.url}: process {owner['pid']} on {owner['host']}, last seen "

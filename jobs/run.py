@@ -16,6 +16,7 @@ from jobs.preflight import check_evaluation, check_selection, open_index, read_l
 from jobs.progress import Reporter
 from jobs.run_status import RUN_STATUS, RunStatus
 from jobs.steps import Step, fingerprint_ingest, lay_out, list_steps, recall_lists
+from jobs.store_health import warn_of_store
 from mmcsal_core.artifacts import SUCCESS
 from mmcsal_core.corpus.sources import list_source
 from mmcsal_core.errors import ConfigError, DataError
@@ -171,6 +172,9 @@ def execute_steps(
         return result
     with ExitStack() as stack:
         stack.enter_context(exit_on_sigterm())
+        warning = warn_of_store(run_store)
+        if warning is not None:
+            reporter.announce("warning", message=warning)
         stack.enter_context(RunLock(run_store))
         stack.enter_context(status.record_run())
         if not run_store.exists(CONFIG):

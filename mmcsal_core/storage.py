@@ -1,4 +1,4 @@
-"""One door to local folders and object stores, through fsspec.
+"""A folder of a run, local or in an object store.
 
 A file appears whole or not at all: a local write goes to a hidden neighbour and is renamed over the name, an object
 store's PUT is atomic by itself. Listings are never cached, since several processes write under one root.
@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmcsal_core.errors import ArtifactError, ConfigError
+from mmcsal_core.errors import ArtifactError
+from mmcsal_core.filesystems import open_filesystem
 from mmcsal_core.settings import Settings
 
 PARTIAL = ".partial"
@@ -66,14 +66,7 @@ class Store:
         return self._resolve()[1]
 
     def _resolve(self) -> tuple[Any, str]:
-        options = dict(self.options)
-        if "://" in self.url and not self.url.startswith(("file://", "memory://")):
-            options.setdefault("use_listings_cache", False)
-        try:
-            filesystem, root = fsspec.core.url_to_fs(self.url, **options)
-        except (ValueError, ImportError) as error:
-            raise ConfigError(f"no store can be opened at {self.url} ({error}); check the URL's protocol") from error
-        return filesystem, str(root)
+        return open_filesystem(self.url, self.options)
 
     def path(self, name: str) -> str:
         """Return the full path of `name`, as the filesystem spells it."""

@@ -8,7 +8,7 @@ import ray
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
-from jobs.doctor import probe_store
+from jobs.store_health import probe_store
 from mmcsal_core.storage import Store
 from tests.corpora import write_image_text_parquet
 from tests.integration.job_process import make_config, run_mmcsal, write_config

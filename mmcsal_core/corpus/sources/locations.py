@@ -16,7 +16,8 @@ from botocore.exceptions import BotoCoreError
 from fsspec.exceptions import FSTimeoutError
 from fsspec.utils import get_protocol
 
-from mmcsal_core.errors import ConfigError, DataError
+from mmcsal_core import filesystems
+from mmcsal_core.errors import DataError
 
 STORE_ERRORS = (OSError, BotoCoreError, FSTimeoutError)
 """What a file system raises where a file is missing, forbidden or out of reach."""
@@ -73,18 +74,7 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     Raises:
         ConfigError: the protocol is unknown, or the package that speaks it is not installed.
     """
-    chosen = select_options(url, options)
-    if get_protocol(url) not in ("file", "local", "memory"):
-        chosen.setdefault("use_listings_cache", False)
-    try:
-        filesystem, path = fsspec.core.url_to_fs(url, **chosen)
-    except ValueError as error:
-        raise ConfigError(
-            f"a URL starts with a protocol that fsspec knows, got {url!r} ({error}); correct it"
-        ) from error
-    except ImportError as error:
-        raise ConfigError(f"{url!r} needs a package that is not installed: {error}") from error
-    return filesystem, str(path)
+    return filesystems.open_filesystem(url, select_options(url, options))
 
 
 def resolve_uri(uri: str, folder_url: str) -> str:

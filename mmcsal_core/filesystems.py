@@ -1,0 +1,54 @@
+"""The one door to file systems, local or an object store: whatever reads or writes a file opens its store here.
+
+fsspec and s3fs try again by themselves, with longer and longer pauses, where a request is throttled (503 SlowDown),
+fails in the store (500), is cut off or does not come to an end. What is set here is how long a silent connection counts
+as alive: s3fs would wait for a minute, five times. Listings are never cached, since several processes write under one
+root.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import fsspec
+from fsspec.utils import get_protocol
+
+from mmcsal_core.errors import ConfigError
+
+LOCAL = ("file", "local", "memory")
+"""Protocols that reach no network."""
+
+S3_TIMEOUTS = {"connect_timeout": 10, "read_timeout": 30}
+"""Seconds until a connection to an object store counts as lost; `config_kwargs` in the storage options overrides."""
+
+
+def is_local(url: str) -> bool:
+    """Say whether a URL reaches no network."""
+    return get_protocol(url) in LOCAL
+
+
+def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
+    """Return the file system of `url`, and the path in it as that file system spells it.
+
+    Args:
+        url: a path, or any URL that fsspec knows.
+        options: storage options of that very file system.
+
+    Raises:
+        ConfigError: the protocol is unknown, or the package that speaks it is not installed.
+    """
+    chosen = dict(options)
+    if not is_local(url):
+        chosen.setdefault("use_listings_cache", False)
+    if get_protocol(url) in ("s3", "s3a"):
+        chosen["config_kwargs"] = {**S3_TIMEOUTS, **chosen.get("config_kwargs", {})}
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url, **chosen)
+    except ValueError as error:
+        raise ConfigError(
+            f"a URL starts with a protocol that fsspec knows, got {url!r} ({error}); correct it"
+        ) from error
+    except ImportError as error:
+        raise ConfigError(
+            f"{url!r} needs a package that is not installed ({error}); install it beside mmcsal"
+        ) from error
+    return filesystem, str(path)

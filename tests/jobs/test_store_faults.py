@@ -1,0 +1,82 @@
+"""A store that fails for a while fails nobody, and one that refuses is named: a real S3 server behind a proxy."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import s3fs
+
+from jobs.lock import LOCK, RunLock, read_owner
+from jobs.store_health import probe_store, warn_of_store
+from mmcsal_core.storage import Store
+from tests.fault_proxy import Fault, FaultProxy, open_fault_proxy
+from tests.s3_server import REGION
+
+TABLE = pa.table({"number": list(range(1000))})
+
+
+@pytest.fixture(scope="module")
+def bucket(s3_endpoint: str) -> str:
+    s3fs.S3FileSystem(endpoint_url=s3_endpoint).mkdir("faulty", region_name=REGION)
+    return "s3://faulty"
+
+
+@pytest.fixture
+def proxy(s3_endpoint: str) -> Iterator[FaultProxy]:
+    with open_fault_proxy(s3_endpoint) as proxy:
+        yield proxy
+
+
+def _open(bucket: str, proxy: FaultProxy, name: str) -> Store:
+    return Store(f"{bucket}/{name}", {"endpoint_url": proxy.endpoint, "config_kwargs": {"read_timeout": 1}})
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "reset", "stall", "lost answer"])
+def test_a_write_is_tried_again(bucket: str, proxy: FaultProxy, fault: Fault) -> None:
+    store = _open(bucket, proxy, f"write-{fault.replace(' ', '-')}")
+    proxy.stall_s = 2
+    proxy.plan(fault, "PUT", "a.parquet", times=2)
+    store.write_table("a.parquet", TABLE)
+    assert proxy.is_empty
+    assert store.read_table("a.parquet").equals(TABLE)
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "reset", "stall", "truncate", "lost answer"])
+def test_a_read_is_tried_again_and_gives_every_byte(bucket: str, proxy: FaultProxy, fault: Fault) -> None:
+    store = _open(bucket, proxy, f"read-{fault.replace(' ', '-')}")
+    store.write_table("a.parquet", TABLE)
+    proxy.stall_s = 2
+    proxy.plan(fault, "GET", "a.parquet", times=2)
+    assert store.read_table("a.parquet").equals(TABLE)
+    assert proxy.is_empty
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_what_is_forbidden_is_said_at_once(bucket: str, proxy: FaultProxy, method: str) -> None:
+    store = _open(bucket, proxy, "forbidden")
+    store.write_bytes("a", b"data")
+    proxy.plan("403", method, "/a", times=5)
+    with pytest.raises(PermissionError):
+        store.write_bytes("a", b"data") if method == "PUT" else store.read_bytes("a")
+    assert len(proxy.met) == 1
+
+
+def test_a_lock_whose_answer_was_lost_is_ours(bucket: str, proxy: FaultProxy) -> None:
+    run = _open(bucket, proxy, "run_id=lost")
+    proxy.plan("lost answer", "PUT", LOCK)
+    with RunLock(run):
+        assert proxy.is_empty
+        assert read_owner(run) is not None
+    assert read_owner(run) is None
+
+
+def test_a_store_that_ignores_conditions_is_warned_of(bucket: str, proxy: FaultProxy, tmp_path: Path) -> None:
+    store = _open(bucket, proxy, "run_id=probe")
+    assert warn_of_store(store) is None
+    assert probe_store(store).conditional_writes
+    proxy.dropped_headers.add("if-none-match")
+    assert "ignores the condition" in str(warn_of_store(store))
+    assert not probe_store(store).conditional_writes
+    assert store.list_files() == []
+    assert warn_of_store(Store(str(tmp_path))) is None
