@@ -14,6 +14,9 @@ from fsspec.utils import get_protocol
 
 from mmcsal_core.errors import ConfigError
 
+EXTRAS = {"gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az"}
+"""Extras of mmcsal by the protocol that they bring."""
+
 LOCAL = ("file", "local", "memory")
 """Protocols that reach no network."""
 
@@ -48,7 +51,7 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
             f"a URL starts with a protocol that fsspec knows, got {url!r} ({error}); correct it"
         ) from error
     except ImportError as error:
-        raise ConfigError(
-            f"{url!r} needs a package that is not installed ({error}); install it beside mmcsal"
-        ) from error
+        extra = EXTRAS.get(get_protocol(url))
+        advice = f"pip install 'mmcsal[{extra}]'" if extra else "install it beside mmcsal"
+        raise ConfigError(f"{url!r} needs a package that is not installed ({error}); {advice}") from error
     return filesystem, str(path)
