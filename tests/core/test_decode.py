@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 from mmcsal_core.corpus.decode import decode_content, decode_text, decode_vector, decoded_shape
@@ -201,6 +202,28 @@ def test_audio_that_cannot_be_used_is_named() -> None:
     assert reason_of(b"no sound", AUDIO) == "unreadable_audio"
     assert reason_of(b"", AUDIO) == "unreadable_audio"
     assert reason_of(encode_wav(np.zeros((0, 1)), 8_000), AUDIO) == "empty_audio"
+
+
+@pytest.mark.parametrize(
+    ("form", "subtype"),
+    [
+        ("WAV", "PCM_24"),
+        ("WAV", "FLOAT"),
+        ("FLAC", None),
+        ("OGG", "VORBIS"),
+        ("OGG", "OPUS"),
+        ("MP3", None),
+        ("AIFF", None),
+    ],
+)
+def test_every_format_of_sound_is_read(form: str, subtype: str | None) -> None:
+    sink, time_s = io.BytesIO(), np.arange(48_000) / 48_000
+    stereo = np.stack([np.sin(2 * np.pi * 440 * time_s), np.zeros_like(time_s)], axis=1)
+    soundfile.write(sink, stereo, 48_000, format=form, subtype=subtype)
+    decoded = decode_audio(sink.getvalue(), 8_000, 0.5)
+    spectrum = np.abs(np.fft.rfft(decoded))
+    assert np.fft.rfftfreq(4_000, 1 / 8_000)[spectrum.argmax()] == 440
+    assert np.abs(decoded).mean() == pytest.approx(0.5 * 2 / np.pi, rel=0.05)
 
 
 def test_silence_is_named() -> None:

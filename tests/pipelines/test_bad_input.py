@@ -9,6 +9,7 @@ import gzip
 import io
 import os
 import pickle
+import re
 import struct
 import tarfile
 import zlib
@@ -519,3 +520,14 @@ def test_the_tables_name_at_least_forty_kinds() -> None:
     names = [row[0] for row in (*FILES, *ROWS, *ERRORS)]
     assert len(names) == len({*names, "a store that nobody knows"}) + 1
     assert len(names) >= 40
+
+
+def test_every_reason_stands_in_the_data_dictionary() -> None:
+    root = Path(__file__).parents[2]
+    code = "".join(
+        path.read_text() for folder in ("mmcsal_core", "pipelines") for path in (root / folder).rglob("*.py")
+    )
+    given = set(re.findall(r"(?:RejectPair|refuse)\(\s*f?\"([a-z0-9_{}]+)\"", code)) - {"unreadable_{kind}"}
+    documented = (root / "docs" / "outputs.md").read_text()
+    section = documented[documented.index("## rejects/") :].split("\n## ")[0]
+    assert given - set(re.findall(r"`([a-z0-9_]+)`", section)) == set()
