@@ -1,7 +1,8 @@
 """The lock of a run: one writer a run folder, by put-if-absent, with an owner and a heartbeat.
 
-A lock is stale when its process is gone (same machine) or its heartbeat is older than `EXPIRY_S` (another machine). A
-stale lock is taken over, so a killed run can be started again at once on the machine that it ran on.
+A lock is stale when its process is gone (same machine) or when it has not been refreshed for `EXPIRY_S` (another
+machine), by the clock of the store, since those of two machines may be minutes apart. A stale lock is taken over, so a
+killed run can be started again at once on the machine that it ran on.
 """
 
 import json
@@ -57,16 +58,26 @@ class RunLock:
         owner = read_owner(self._run)
         if owner is not None and owner["token"] == self._token:
             return  # the store did what was asked, but its answer was lost, and asking again was refused
-        if owner is not None and is_alive(owner):
+        if owner is not None and self._lives(owner):
             raise LockError(
                 f"another run holds {self._run.url}: process {owner['pid']} on {owner['host']}, last seen "
-                f"{time.time() - owner['heartbeat']:.0f} s ago; wait for it, or stop it and start again"
+                f"about {abs(time.time() - owner['heartbeat']):.0f} s ago; wait for it, or stop it and start again"
             )
         self._run.remove(LOCK)
         self._run.create_bytes(LOCK, self._describe())
         time.sleep(TAKE_OVER_S)  # of several that found the lock stale the last one to write holds it
         if not self._is_mine():
             raise LockError(f"another run has just taken {self._run.url}; wait for it")
+
+    def _lives(self, owner: dict[str, Any]) -> bool:
+        """Say whether the owner of the lock still runs, whatever the clock of its machine says."""
+        if owner["host"] == socket.gethostname():
+            return is_alive(owner)
+        try:
+            age_s = self._run.measure_age_s(LOCK)
+        except FileNotFoundError:  # given up meanwhile
+            return False
+        return is_alive(owner) if age_s is None else age_s < EXPIRY_S
 
     def _is_mine(self) -> bool:
         owner = read_owner(self._run)
@@ -104,7 +115,7 @@ def is_held(run: Store) -> bool:
 
 
 def is_alive(owner: dict[str, Any]) -> bool:
-    """Say whether the owner of a lock still runs: its process on this machine, its heartbeat elsewhere."""
+    """Say whether the owner of a lock still runs: its process on this machine, its heartbeat by our clock elsewhere."""
     if owner["host"] != socket.gethostname():
         return bool(time.time() - owner["heartbeat"] < EXPIRY_S)
     try:

@@ -132,6 +132,23 @@ class Store:
             return False
         return True
 
+    def measure_age_s(self, name: str) -> float | None:
+        """Return how long ago a file was written, by the store's own clock; None where it does not tell.
+
+        A file is written for it, since a store tells the time of files only. The clocks of two machines may be minutes
+        apart; that of the store they have in common.
+        """
+        probe = f"_clock-{uuid.uuid4().hex}"
+        filesystem = self.filesystem
+        try:
+            self.write_bytes(probe, b"")
+            now, then = (filesystem.modified(self.path(each)) for each in (probe, name))
+        except NotImplementedError:
+            return None
+        finally:
+            self.remove(probe)
+        return float((now - then).total_seconds())
+
     def read_json(self, name: str) -> Any:
         """Read a JSON file.
 

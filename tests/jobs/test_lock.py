@@ -1,11 +1,13 @@
 """The lock of a run: refused while the owner lives, taken over when it is gone."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,12 +45,23 @@ def test_a_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize(("age_s", "alive"), [(0.0, True), (EXPIRY_S + 1, False)])
-def test_on_another_machine_the_heartbeat_counts(tmp_path: Path, age_s: float, alive: bool) -> None:
-    run = Store(str(tmp_path))
-    owner = {"token": "t", "host": "elsewhere", "pid": 1, "started": 0.0, "heartbeat": time.time() - age_s}
+def write_foreign_lock(run: Store, age_s: float, skew_s: float = 0.0) -> dict[str, Any]:
+    """Write the lock of a run on another machine, whose clock is `skew_s` ahead, refreshed `age_s` ago."""
+    seen = time.time() - age_s
+    owner = {"token": "t", "host": "elsewhere", "pid": 1, "started": 0.0, "heartbeat": seen + skew_s}
     run.write_bytes(LOCK, json.dumps(owner).encode())
-    assert is_alive(owner) is alive
+    os.utime(run.path(LOCK), (seen, seen))
+    return owner
+
+
+@pytest.mark.parametrize(("age_s", "alive"), [(0.0, True), (EXPIRY_S + 1, False)])
+@pytest.mark.parametrize("skew_s", [0.0, -600.0, 600.0])
+def test_on_another_machine_the_last_refresh_counts_by_the_clock_of_the_store(
+    tmp_path: Path, age_s: float, alive: bool, skew_s: float
+) -> None:
+    run = Store(str(tmp_path))
+    owner = write_foreign_lock(run, age_s, skew_s)
+    assert skew_s != 0.0 or is_alive(owner) is alive
     if alive:
         with pytest.raises(LockError), RunLock(run):
             pass
@@ -67,8 +80,7 @@ def test_a_holder_whose_lock_was_taken_leaves_it_to_the_other(tmp_path: Path) ->
 
 def test_of_two_that_find_a_lock_stale_one_gets_it(tmp_path: Path) -> None:
     run = Store(str(tmp_path))
-    stale = {"token": "t", "host": "elsewhere", "pid": 1, "started": 0.0, "heartbeat": 0.0}
-    run.write_bytes(LOCK, json.dumps(stale).encode())
+    write_foreign_lock(run, 2 * EXPIRY_S)
     barrier, outcomes = threading.Barrier(2), []
 
     def contend() -> None:

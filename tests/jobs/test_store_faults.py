@@ -1,5 +1,7 @@
 """A store that fails for a while fails nobody, and one that refuses is named: a real S3 server behind a proxy."""
 
+import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import s3fs
 
 from jobs.lock import LOCK, RunLock, read_owner
 from jobs.store_health import probe_store, warn_of_store
+from mmcsal_core.errors import LockError
 from mmcsal_core.storage import Store
 from tests.fault_proxy import Fault, FaultProxy, open_fault_proxy
 from tests.s3_server import REGION
@@ -69,6 +72,15 @@ def test_a_lock_whose_answer_was_lost_is_ours(bucket: str, proxy: FaultProxy) ->
         assert proxy.is_empty
         assert read_owner(run) is not None
     assert read_owner(run) is None
+
+
+def test_the_clock_of_the_store_tells_how_old_a_lock_is(bucket: str, proxy: FaultProxy) -> None:
+    run = _open(bucket, proxy, "run_id=clock")
+    owner = {"token": "t", "host": "elsewhere", "pid": 1, "started": 0.0, "heartbeat": time.time() - 3600}
+    run.write_bytes(LOCK, json.dumps(owner).encode())
+    with pytest.raises(LockError), RunLock(run):
+        pass
+    assert run.list_files() == [LOCK]
 
 
 def test_a_store_that_ignores_conditions_is_warned_of(bucket: str, proxy: FaultProxy, tmp_path: Path) -> None:
