@@ -34,7 +34,7 @@ from mmcsal_core.storage import Store, hash_bytes
 from pipelines.coreset import CoresetConfig
 from pipelines.evaluate import EvaluateConfig
 from pipelines.features import FeaturesConfig
-from pipelines.ingest import IngestConfig
+from pipelines.ingest import INDEX, IngestConfig
 from pipelines.report import ReportConfig
 from pipelines.stage_run import Resources
 
@@ -119,6 +119,11 @@ class JobConfig(Settings):
     def run_store(self) -> Store:
         """The folder of this run."""
         return Store(self.output, self.output_options).child(f"run_id={self.run_id}")
+
+    @property
+    def source_index(self) -> Store:
+        """Where the run keeps what it knows of tar archives."""
+        return self.run_store.child(INDEX)
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> JobConfig:

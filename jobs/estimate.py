@@ -6,10 +6,10 @@ measure it (`mmcsal run --until features` on a few thousand pairs) and put it in
 """
 
 from jobs.config import JobConfig
-from jobs.preflight import check_evaluation, check_selection, open_index, read_lists
+from jobs.preflight import check_evaluation, check_selection, count_picks, read_lists
 from mmcsal_core.artifacts import plan_ranges
 from mmcsal_core.corpus.modality import ModalityConfig
-from mmcsal_core.corpus.sources import SourceListing, list_source
+from mmcsal_core.corpus.sources import list_source
 from mmcsal_core.settings import Settings
 
 ROWS_PER_SECOND: dict[str, float] = {
@@ -51,7 +51,7 @@ def estimate_run(config: JobConfig) -> Estimate:
         ConfigError: the configuration does not fit the source.
         GateError: the source has fewer pairs than the budget.
     """
-    listing = list_source(config.source, config.modalities, config.source_options, open_index(config))
+    listing = list_source(config.source, config.modalities, config.source_options, config.source_index)
     check_selection(config, listing, read_lists(config))
     check_evaluation(config, listing)
     shards = plan_ranges(listing.num_pairs, config.resources.rows_per_shard)
@@ -64,7 +64,7 @@ def estimate_run(config: JobConfig) -> Estimate:
         source=config.source.url,
         num_files=len(listing.files),
         num_pairs=listing.num_pairs,
-        is_exact=not listing.not_indexed,
+        is_exact=not listing.is_estimated,
         source_bytes=listing.num_bytes,
         num_shards=len(shards),
         decoded_bytes_per_shard=decoded,
@@ -72,16 +72,8 @@ def estimate_run(config: JobConfig) -> Estimate:
         pairs_per_second=speed,
         hours=hours,
         cost=None if hours is None or price is None else hours * price,
-        budget=_count_picks(config, listing),
+        budget=count_picks(config, listing),
     )
-
-
-def _count_picks(config: JobConfig, listing: SourceListing) -> int | None:
-    if not config.selection.has_budget:
-        return None
-    if listing.not_indexed and config.selection.budget is not None:
-        return config.selection.budget
-    return config.selection.count_picks(listing.num_pairs)
 
 
 def describe_estimate(estimate: Estimate) -> dict[str, str]:

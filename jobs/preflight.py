@@ -23,7 +23,6 @@ from mmcsal_core.selection.pool import make_pool
 from mmcsal_core.selection.space import restrict_pool
 from mmcsal_core.storage import Store
 from pipelines.coreset_demands import PairLists, check_columns, check_condition, read_pair_lists
-from pipelines.ingest import INDEX
 
 
 def read_lists(config: JobConfig) -> PairLists:
@@ -41,9 +40,17 @@ def read_lists(config: JobConfig) -> PairLists:
     return lists
 
 
-def open_index(config: JobConfig) -> Store:
-    """Return where the run keeps the index of a source of tar archives."""
-    return config.run_store.child(INDEX)
+def count_picks(config: JobConfig, listing: SourceListing) -> int | None:
+    """Return how many pairs are to be picked, at most; None where other limits than a budget end the selection.
+
+    Raises:
+        GateError: the source has fewer pairs than the budget, and is known well enough to say so.
+    """
+    if not config.selection.has_budget:
+        return None
+    if listing.is_estimated and config.selection.budget is not None:
+        return config.selection.budget
+    return config.selection.count_picks(listing.num_pairs)
 
 
 def check_selection(config: JobConfig, listing: SourceListing, lists: PairLists) -> None:
@@ -53,8 +60,7 @@ def check_selection(config: JobConfig, listing: SourceListing, lists: PairLists)
         GateError: the source has fewer pairs than the budget.
         ConfigError: a column or the condition does not fit the metadata, or the strategy not what it is to choose from.
     """
-    if not listing.not_indexed:
-        config.selection.count_picks(listing.num_pairs)
+    count_picks(config, listing)
     names, pairs = list(config.modalities), pair_schema(listing, config.modalities)
     check_columns(config.selection, pairs, names)
     check_condition(config.selection, pairs, names)

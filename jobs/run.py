@@ -12,7 +12,7 @@ from jobs.cluster import connect_ray
 from jobs.config import JobConfig, describe_config, hash_config, parse_stored_config
 from jobs.exit_codes import FORESEEN, ExitCode, classify_error
 from jobs.lock import RunLock, is_held
-from jobs.preflight import check_evaluation, check_selection, open_index, read_lists
+from jobs.preflight import check_evaluation, check_selection, read_lists
 from jobs.progress import Reporter
 from jobs.run_status import RUN_STATUS, RunStatus
 from jobs.steps import Step, fingerprint_ingest, lay_out, list_steps, recall_lists
@@ -56,7 +56,7 @@ def run_job(config: JobConfig, reporter: Reporter, *, until: str | None = None) 
         stages = _list_stages(config)
         if until is not None and until not in stages:
             raise ConfigError(f"--until takes a stage, got {until!r}; the stages are {', '.join(stages)}")
-        listing = list_source(config.source, config.modalities, config.source_options, open_index(config))
+        listing = list_source(config.source, config.modalities, config.source_options, config.source_index)
         lists = read_lists(config)
         check_selection(config, listing, lists)
         check_evaluation(config, listing)

@@ -143,7 +143,7 @@ class Store:
         try:
             self.write_bytes(probe, b"")
             now, then = (filesystem.modified(self.path(each)) for each in (probe, name))
-        except NotImplementedError:
+        except NotImplementedError:  # what fsspec raises where a file system knows no times
             return None
         finally:
             self.remove(probe)

@@ -27,7 +27,7 @@ from pydantic import Field
 from mmcsal_core.artifacts import Artifact, Manifest, Plan, ShardRange, ShardRecord, name_shard, plan_ranges
 from mmcsal_core.corpus.modality import ModalityConfig
 from mmcsal_core.corpus.pair_id import HASH_TYPE, find_duplicate_rows, hash_pair_ids
-from mmcsal_core.corpus.sources import SourceConfig, SourceListing, list_source, stage_tables
+from mmcsal_core.corpus.sources import SourceConfig, SourceListing, list_missing_tables, list_source, stage_tables
 from mmcsal_core.corpus.sources.columns import metadata_fields
 from mmcsal_core.corpus.sources.pairs import PairReader
 from mmcsal_core.corpus.sources.tar_index import find_tar_columns
@@ -159,17 +159,14 @@ def _list_and_index(
 ) -> SourceListing:
     """List the source, after indexing what has to be indexed first."""
     index = run.out.run.child(INDEX)
+    missing = list_missing_tables(source, modalities, options, index)
+    archives = [ShardRange(index=i, start=0, stop=1) for i in range(len(missing))]
+    columns = find_tar_columns(source, modalities)
+    arguments = {"names": missing, "columns": columns, "options": options, "index": index}
+    run_shards(archives, TarIndexer, arguments, _rename_progress(run, "archives"))
     listing = list_source(source, modalities, options, index)
-    if listing.not_indexed:
-        archives = [ShardRange(index=i, start=0, stop=1) for i in range(len(listing.not_indexed))]
-        columns = find_tar_columns(source, modalities)
-        arguments = {"names": listing.not_indexed, "columns": columns, "options": options, "index": index}
-        run_shards(archives, TarIndexer, arguments, _rename_progress(run, "archives"))
-        listing = list_source(source, modalities, options, index)
-    if listing.not_indexed:
-        raise DataError(
-            f"source file {next(iter(listing.not_indexed))} changed while it was read; run again once it is whole"
-        )
+    if listing.is_estimated:
+        raise DataError(f"source {source.url} changed while its archives were read; run again once it is whole")
     return listing
 
 

@@ -10,8 +10,8 @@ from jobs.config import parse_config
 from jobs.estimate import estimate_run
 from jobs.progress import JsonReporter
 from jobs.run import STAGES, check_run, run_job
-from tests.core.test_tars import pack, write_tar
 from tests.integration.job_process import make_config
+from tests.tar_files import pack, write_tar
 
 
 def _write_archives(corpus: Path, folder: Path) -> None:

@@ -9,27 +9,19 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mmcsal_core.artifacts import Artifact, ShardRange, plan_ranges
-from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
-from mmcsal_core.corpus.pair_id import find_duplicate_rows, hash_pair_id, hash_pair_ids
+from mmcsal_core.artifacts import Artifact
+from mmcsal_core.corpus.pair_id import hash_pair_id
 from mmcsal_core.corpus.references import read_contents
 from mmcsal_core.corpus.sources import SourceConfig, list_source
-from mmcsal_core.corpus.sources.pairs import PairReader
-from mmcsal_core.corpus.sources.tar_index import find_tar_columns
 from mmcsal_core.errors import ConfigError, DataError
 from mmcsal_core.storage import Store
-from pipelines.ingest import INDEX, STAGE, IngestConfig, PairWorker, TarIndexer, ingest_pairs
+from pipelines.ingest import STAGE, IngestConfig, ingest_pairs
 from pipelines.stage_run import Resources, StageProgress, StageRun
-from tests.core.test_tars import make_members, pack, write_tar
+from tests.pipelines.ingested_source import Configs, ingest_source, resolve_modalities
 from tests.s3_server import REGION
-
-Configs = dict[str, dict[str, Any]]
+from tests.tar_files import make_members, pack, write_tar
 
 MODALITIES: Configs = {"image": {}, "text": {}}
-
-
-def _modalities(configs: Configs) -> dict[str, ModalityConfig]:
-    return {name: resolve_modality(name, ModalityConfig(**config)) for name, config in configs.items()}
 
 
 def _source(url: Path | str, **more: Any) -> SourceConfig:
@@ -37,23 +29,7 @@ def _source(url: Path | str, **more: Any) -> SourceConfig:
 
 
 def _publish(source: SourceConfig, folder: Path, configs: Configs = MODALITIES, **more: Any) -> Artifact:
-    """Run the stage's workers in this process."""
-    modalities, options, index = _modalities(configs), more.get("options", {}), Store(str(folder)).child(INDEX)
-    missing = list_source(source, modalities, options, index).not_indexed
-    indexer = TarIndexer(missing, find_tar_columns(source, modalities), options, index)
-    for i in range(len(missing)):
-        indexer.run_shard(ShardRange(index=i, start=0, stop=1))
-    listing = list_source(source, modalities, options, index)
-    assert listing.not_indexed == {}
-    out = Artifact(Store(str(folder)), "pairs", STAGE)
-    plan = out.begin(listing.fingerprint, lambda: plan_ranges(listing.num_pairs, 256))
-    reader = PairReader(listing, modalities, options, with_bytes=more.get("with_bytes", False))
-    worker = PairWorker(reader, find_duplicate_rows(hash_pair_ids(reader.read_ids(0, listing.num_pairs))), out, plan)
-    for shard in plan.shards:
-        worker.run_shard(shard)
-    manifest = out.finish(plan)
-    assert manifest.pairs_in == listing.num_pairs == manifest.pairs_out + manifest.pairs_rejected
-    return out
+    return ingest_source(source, configs, folder, **more).pairs
 
 
 def _write_corpus(folder: Path) -> None:
@@ -74,7 +50,7 @@ def _check_corpus(pairs: pa.Table) -> None:
     assert pairs["width"].to_pylist() == [*range(6), *range(4), *range(4)]
     for name, suffix in (("image", ".jpg"), ("text", ".txt")):
         expected = [data for count in (6, 4, 4) for member, data in make_members(count) if member.endswith(suffix)]
-        assert read_contents(pairs, name, _modalities(MODALITIES)[name], {}) == expected
+        assert read_contents(pairs, name, resolve_modalities(MODALITIES)[name], {}) == expected
 
 
 @pytest.mark.parametrize("with_bytes", [False, True])
@@ -88,7 +64,10 @@ def test_every_sample_is_a_pair(tmp_path: Path, with_bytes: bool) -> None:
 
 def test_the_stage_indexes_every_archive_once(ray_session: None, tmp_path: Path) -> None:
     _write_corpus(tmp_path / "source")
-    source, modalities = _source(tmp_path / "source", metadata_columns=("stem", "width")), _modalities(MODALITIES)
+    source, modalities = (
+        _source(tmp_path / "source", metadata_columns=("stem", "width")),
+        resolve_modalities(MODALITIES),
+    )
     out, told = Artifact(Store(str(tmp_path / "run")), "pairs", STAGE), list[StageProgress]()
 
     def ingest(fingerprint: str) -> pa.Table:
@@ -146,11 +125,27 @@ def test_what_is_wrong_in_an_archive_is_rejected_by_name_and_the_rest_goes_on(tm
     assert all(";" in row["message"] and row["source"] in ("a.tar", "b.tar") for row in rejects)
 
 
+def test_what_two_cut_archives_have_lost_is_told_of_both(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    whole = write_tar(tmp_path / "source" / "a.tar", make_members(8)).read_bytes()
+    for name in ("a.tar", "b.tar"):
+        (tmp_path / "source" / name).write_bytes(whole[: len(whole) // 2])
+    out = _publish(_source(tmp_path / "source", pair_id_column="stem"), tmp_path / "run")
+    assert out.read_manifest().rejects_by_reason["truncated_tar"] == 2
+
+
+def test_keys_that_the_table_has_anyway_are_refused(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", make_members(1))
+    for key in ("problem_reason", "image_files"):
+        with pytest.raises(ConfigError, match=f"may not be called '{key}'"):
+            list_source(_source(tmp_path, metadata_columns=(key,)), resolve_modalities(MODALITIES), {})
+
+
 def test_before_they_are_indexed_pairs_are_estimated_from_the_first_archive(tmp_path: Path) -> None:
     _write_corpus(tmp_path / "source")
-    listing = list_source(_source(tmp_path / "source"), _modalities(MODALITIES), {})
+    listing = list_source(_source(tmp_path / "source"), resolve_modalities(MODALITIES), {})
     assert listing.files[0].num_rows == 6
-    assert len(listing.not_indexed) == 3
+    assert listing.is_estimated
     assert listing.num_pairs > 6
 
 
@@ -165,13 +160,13 @@ def test_before_they_are_indexed_pairs_are_estimated_from_the_first_archive(tmp_
 )
 def test_modalities_that_cannot_stand_in_archives_are_refused(tmp_path: Path, configs: Configs, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        list_source(_source(tmp_path), _modalities(configs), {})
+        list_source(_source(tmp_path), resolve_modalities(configs), {})
 
 
 def test_a_source_without_archives_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"")
     with pytest.raises(DataError, match=r"holds no file that ends in \.tar"):
-        list_source(_source(tmp_path), _modalities(MODALITIES), {})
+        list_source(_source(tmp_path), resolve_modalities(MODALITIES), {})
 
 
 def test_archives_in_an_object_store_are_read_by_range(tmp_path: Path, s3_endpoint: str) -> None:
@@ -187,6 +182,6 @@ def test_archives_in_an_object_store_are_read_by_range(tmp_path: Path, s3_endpoi
     store.put(str(tmp_path / "source"), "tars/corpus", recursive=True)
     out = _publish(_source("s3://tars/corpus"), tmp_path / "run", options=options)
     pairs = out.read_table()
-    contents = read_contents(pairs, "image", _modalities(MODALITIES)["image"], options)
+    contents = read_contents(pairs, "image", resolve_modalities(MODALITIES)["image"], options)
     assert contents[-1] == picture.getvalue()
     assert contents[:6] == [data for name, data in make_members(6) if name.endswith(".jpg")]

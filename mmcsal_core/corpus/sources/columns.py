@@ -102,6 +102,8 @@ def _find_field(column: str, key: str, schema: pa.Schema) -> pa.Field:
 
 def _check_clashes(source: SourceConfig, modalities: Mapping[str, ModalityConfig], schema: pa.Schema) -> None:
     reserved = {PAIR_ID, SOURCE, SOURCE_ROW, ROW, *selection_schema(list(modalities), ()).names}
+    if source.kind == "webdataset":
+        _check_keys(source, modalities)
     taken = reserved & set(modalities)
     if taken:
         raise ConfigError(f"a modality may not have the name of a column of the output, got {min(taken)!r}; rename it")
@@ -113,6 +115,14 @@ def _check_clashes(source: SourceConfig, modalities: Mapping[str, ModalityConfig
             f"a metadata column may not have the name of a column of the output, got {', '.join(clashes)}; "
             "rename it in the source, or list the others in source.metadata_columns"
         )
+
+
+def _check_keys(source: SourceConfig, modalities: Mapping[str, ModalityConfig]) -> None:
+    """Refuse keys of `.json` members that have the name of a column which the table of an archive has anyway."""
+    keys = {source.pair_id_column, *(source.metadata_columns or ()), *(each.column for each in modalities.values())}
+    taken = sorted({PROBLEM_REASON, PROBLEM_MESSAGE, *map(files_column, modalities)} & keys)
+    if taken:
+        raise ConfigError(f"a key of a .json member may not be called {taken[0]!r}; rename it in the archives")
 
 
 def _value_type(kind: pa.DataType) -> pa.DataType:

@@ -12,6 +12,9 @@ from mmcsal_core.settings import Settings
 STEM = "stem"
 """Column of a folder or of tar archives: what the files of a pair have in common, their path without the suffix."""
 
+MAX_MEMBER_BYTES = 2**28
+"""Largest member of a tar archive that is read, unless configured otherwise."""
+
 Access = Literal["inline", "content", "uri", "files"]
 """How a modality's content is reached: text in a column, bytes or a vector in a column, a URI, files of a folder."""
 
@@ -33,6 +36,10 @@ class SourceConfig(Settings):
         None,
         description="columns that pass through; by default all that are neither a modality nor the id, of a webdataset "
         "source none but the stem",
+    )
+
+    max_member_bytes: int = Field(
+        MAX_MEMBER_BYTES, ge=1, description="largest member of a tar archive that is read; others reject their pair"
     )
 
     @field_validator("metadata_columns")

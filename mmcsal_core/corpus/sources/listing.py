@@ -31,7 +31,7 @@ from mmcsal_core.corpus.sources.locations import (
 )
 from mmcsal_core.corpus.sources.parquet import open_parquet
 from mmcsal_core.corpus.sources.tables import pair_by_stem, parse_csv, parse_jsonl
-from mmcsal_core.corpus.sources.tar_index import TarTable, find_tar_columns, list_tables
+from mmcsal_core.corpus.sources.tar_index import TarTable, find_missing_tables, find_tar_columns, list_tables
 from mmcsal_core.corpus.sources.tars import COMPRESSIONS, is_tar
 from mmcsal_core.errors import ConfigError, DataError
 from mmcsal_core.storage import Store
@@ -79,8 +79,8 @@ class SourceListing:
         schema: of all tables together; a column that some lack is null there.
         fingerprint: changes where a file is added, removed or changed.
         staging: where staged tables lie.
-        not_indexed: names of the tables, by URL, of the tar archives whose table has yet to be made; until then the
-            numbers of rows are estimates, and no row can be read.
+        is_estimated: tables of tar archives have yet to be made; until then numbers of rows are estimates, and no row
+            can be read.
     """
 
     source: SourceConfig
@@ -89,7 +89,7 @@ class SourceListing:
     schema: pa.Schema
     fingerprint: str
     staging: Store | None = None
-    not_indexed: Mapping[str, str] = field(default_factory=dict)
+    is_estimated: bool = False
 
     @property
     def num_pairs(self) -> int:
@@ -122,21 +122,19 @@ def list_source(
     """
     check_source(source, modalities)
     found = _choose_files(source, modalities, find_files(source.url, options))
-    not_indexed: dict[str, str] = {}
+    is_estimated = False
     if source.kind == "folder":
         files, schemas = _list_folder(found, modalities)
     elif source.kind == "webdataset":
         tables = list_tables(found.files, find_tar_columns(source, modalities), options, index)
         files, schemas = _list_archives(found, tables)
-        not_indexed = {
-            file.url: table.name for file, table in zip(found.files, tables, strict=True) if not table.is_made
-        }
+        is_estimated = not all(table.is_made for table in tables)
     else:
         files, schemas = _list_tables(source, found, modalities, options)
     listing = SourceListing(
         source=source,
         staging=index if source.kind == "webdataset" else None,
-        not_indexed=not_indexed,
+        is_estimated=is_estimated,
         root=found.root,
         files=tuple(files),
         schema=_unify_schemas(source, schemas),
@@ -146,6 +144,20 @@ def list_source(
         raise DataError(f"source {source.url} has no rows; check source.url")
     check_columns(source, modalities, listing.schema)
     return listing
+
+
+def list_missing_tables(
+    source: SourceConfig, modalities: Mapping[str, ModalityConfig], options: Mapping[str, Any], index: Store
+) -> dict[str, str]:
+    """Return the tar archives of a source whose tables have yet to be made: the tables' names by the archives' URLs.
+
+    Raises:
+        DataError: the source is missing or unreadable.
+    """
+    if source.kind != "webdataset":
+        return {}
+    found = _choose_files(source, modalities, find_files(source.url, options))
+    return find_missing_tables(found.files, find_tar_columns(source, modalities), index)
 
 
 def stage_tables(listing: SourceListing, staging: Store) -> SourceListing:

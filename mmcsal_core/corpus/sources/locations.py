@@ -22,7 +22,7 @@ from mmcsal_core.errors import DataError
 STORE_ERRORS = (OSError, BotoCoreError, FSTimeoutError)
 """What a file system raises where a file is missing, forbidden or out of reach."""
 
-_WITHOUT_SHARED_OPTIONS = ("file", "local", "memory", "http", "https")
+_WITHOUT_SHARED_OPTIONS = (*filesystems.LOCAL, "http", "https")
 _VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
 _MAGIC = frozenset("*?[")
 

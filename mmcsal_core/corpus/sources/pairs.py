@@ -1,9 +1,9 @@
 """Rows of a source as rows of `pairs/`, and the reasons why some are not.
 
-A row is rejected for the first reason that holds: missing_id, duplicate_id, in tar archives the problem of the sample,
-then modality by modality missing_modality, ambiguous_file, empty_text; and, where content is read, what reading it
-says. Ids are compared before anything else is looked at, so the first row of an id keeps it even where that row is
-rejected itself.
+A row is rejected for the first reason that holds: in tar archives the problem of the sample, missing_id, duplicate_id,
+not_utf8, then modality by modality missing_modality, ambiguous_file, empty_text; and, where content is read, what
+reading it says. Ids are compared before anything else is looked at, so the first row of an id keeps it even where that
+row is rejected itself.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,6 +27,7 @@ from mmcsal_core.corpus.sources.columns import (
     modality_column,
 )
 from mmcsal_core.corpus.sources.config import STEM, find_access
+from mmcsal_core.corpus.sources.invalid_text import blank_invalid_text
 from mmcsal_core.corpus.sources.listing import FOLDER_NAME, SourceListing
 from mmcsal_core.corpus.sources.locations import parent_url, resolve_uri
 from mmcsal_core.corpus.sources.rows import find_missing_content, locate_rows, read_source_rows
@@ -101,7 +102,7 @@ class PairReader:
         source = self.listing.source
         if source.pair_id_column is not None:
             rows = read_source_rows(self.listing, start, stop, [source.pair_id_column], self.options)
-            return cast_pair_ids(rows[source.pair_id_column])
+            return cast_pair_ids(blank_invalid_text(rows[source.pair_id_column])[0])
         names, numbers, _ = self._locate(start, stop)
         if source.kind in ("folder", "webdataset"):
             stems = read_source_rows(self.listing, start, stop, [STEM], self.options)[STEM].to_pylist()
@@ -122,6 +123,8 @@ class PairReader:
         verdicts = Verdicts(stage)
         places = self._read_places(start, stop)
         ids = places[PAIR_ID]
+        if self.listing.source.kind == "webdataset":
+            self._reject_problems(start, stop, verdicts)
         verdicts.reject_where(pc.is_null(ids), None, RejectPair("missing_id", self._explain_missing_id()))
         for row in duplicates[(duplicates >= start) & (duplicates < stop)] - start:
             message = f"pair_id {ids[int(row)].as_py()!r} stands in an earlier row of the source; make ids unique"
@@ -135,9 +138,26 @@ class PairReader:
         usable = pairs if len(kept) == pairs.num_rows else pairs.take(pa.array(kept))
         return usable, verdicts.to_table(places)
 
+    def _reject_problems(self, start: int, stop: int, verdicts: Verdicts) -> None:
+        """Reject the rows of tar archives that are no pairs, for the problem that their table names."""
+        problems = read_source_rows(self.listing, start, stop, [PROBLEM_REASON, PROBLEM_MESSAGE], self.options)
+        for row, (reason, message) in enumerate(zip(*(column.to_pylist() for column in problems.columns), strict=True)):
+            if reason is not None:
+                verdicts.reject(row, None, RejectPair(reason, message))
+
+    def _reject_invalid_text(self, rows: pa.Table, verdicts: Verdicts) -> pa.Table:
+        """Reject rows with text that is no UTF-8, and return all rows with null in its place."""
+        owners = {each.column or each.uri_column: name for name, each in self.modalities.items()}
+        columns = {}
+        for name in rows.column_names:
+            columns[name], invalid = blank_invalid_text(rows[name])
+            message = f"column {name!r} holds text that is not UTF-8; write it anew, or as bytes"
+            verdicts.reject_where(invalid, owners.get(name), RejectPair("not_utf8", message))
+        return pa.table(columns, rows.schema)
+
     def _explain_missing_id(self) -> str:
         column = self.listing.source.pair_id_column
-        return f"column {column!r} is null or blank; fill it in, or configure no pair_id_column"
+        return f"column {column!r} is null, blank or not UTF-8; fill it in, or configure no pair_id_column"
 
     def _locate(self, start: int, stop: int) -> tuple[list[str], list[int], list[str]]:
         names: list[str] = []
@@ -160,9 +180,8 @@ class PairReader:
         metadata = [field.name for field in metadata_fields(source, self.modalities, schema)]
         wanted = list(dict.fromkeys([*metadata, *self._read_ahead()]))
         rows = read_source_rows(self.listing, start, stop, wanted, self.options) if wanted else pa.table({})
+        rows = self._reject_invalid_text(rows, verdicts)
         columns: dict[str, Any] = {}
-        if source.kind == "webdataset":
-            _reject_problems(rows, verdicts)
         for name, modality in self.modalities.items():
             access = find_access(source, modality)
             if access == "inline":
@@ -182,7 +201,7 @@ class PairReader:
         ahead = [modality_column(self.modalities[name]) for name, way in access.items() if way in ("inline", "uri")]
         if source.kind in ("folder", "webdataset"):
             ahead += [STEM, *(files_column(name) for name, way in access.items() if way == "files")]
-        return [*ahead, PROBLEM_REASON, PROBLEM_MESSAGE] if source.kind == "webdataset" else ahead
+        return ahead
 
     def _check_uris(self, rows: pa.Table, start: int, name: str, verdicts: Verdicts) -> pa.Array:
         column = modality_column(self.modalities[name])
@@ -242,14 +261,6 @@ def _bytes_field(name: str) -> pa.Field:
 
 def _explain_null(column: str) -> str:
     return f"column {column!r} is null or blank; fill it in or leave the pair out"
-
-
-def _reject_problems(rows: pa.Table, verdicts: Verdicts) -> None:
-    """Reject the rows of a tar archive that are no pairs, for the problem that their table names."""
-    reasons, messages = rows[PROBLEM_REASON].to_pylist(), rows[PROBLEM_MESSAGE].to_pylist()
-    for row, (reason, message) in enumerate(zip(reasons, messages, strict=True)):
-        if reason is not None:
-            verdicts.reject(row, None, RejectPair(reason, message))
 
 
 def _check_text(column: pa.ChunkedArray, name: str, verdicts: Verdicts) -> pa.ChunkedArray:

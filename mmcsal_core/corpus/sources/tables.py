@@ -57,7 +57,7 @@ def parse_jsonl(data: bytes, url: str) -> pa.Table:
     for name in names:
         try:
             columns[name] = pa.array([row.get(name) for row in rows])
-        except (pa.ArrowException, OverflowError) as error:
+        except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:  # a lone surrogate is no text
             raise DataError(
                 f"source file {url}: the values of key {name!r} have one type, but {error}; correct them"
             ) from error
@@ -67,7 +67,7 @@ def parse_jsonl(data: bytes, url: str) -> pa.Table:
 def _parse_line(line: bytes, number: int, url: str) -> dict[str, object]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"source file {url}, line {number} is not JSON ({error}); correct it") from error
     if not isinstance(row, dict):
         raise DataError(f"source file {url}, line {number} is not a JSON object but {row!r:.60}; correct it")

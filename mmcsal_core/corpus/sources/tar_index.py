@@ -52,6 +52,7 @@ def find_tar_columns(source: SourceConfig, modalities: Mapping[str, ModalityConf
         suffixes={name: each.suffixes for name, each in modalities.items() if find_access(source, each) == "files"},
         texts=texts,
         metadata=[name for name in named if name != STEM and name not in texts],
+        max_bytes=source.max_member_bytes,
     )
 
 
@@ -59,6 +60,12 @@ def name_table(file: FoundFile, columns: TarColumns) -> str:
     """Name the table of an archive in the index."""
     described = json.dumps([file.name, file.num_bytes, file.version, file.url, asdict(columns)], sort_keys=True)
     return f"{hashlib.sha256(described.encode()).hexdigest()[:32]}.parquet"
+
+
+def find_missing_tables(files: Sequence[FoundFile], columns: TarColumns, index: Store) -> dict[str, str]:
+    """Return the names of the tables that have yet to be made, by the URL of the archive."""
+    names, made = [name_table(file, columns) for file in files], set(index.list_files())
+    return {file.url: name for file, name in zip(files, names, strict=True) if name not in made}
 
 
 def list_tables(
@@ -77,19 +84,17 @@ def list_tables(
     """
     names = [name_table(file, columns) for file in files]
     known = {} if index is None else _read_headers(index, names)
-    missing = [file for file, name in zip(files, names, strict=True) if name not in known]
-    probed: dict[FoundFile, pa.Table] = {}
-    if missing:
-        probed[missing[0]] = index_tar(missing[0].url, columns, options)
-    rows = sum(num_rows for num_rows, _ in known.values()) + sum(table.num_rows for table in probed.values())
-    num_bytes = sum(file.num_bytes for file, name in zip(files, names, strict=True) if name in known or file in probed)
+    looked_into = dict(known)
+    missing = [(file, name) for file, name in zip(files, names, strict=True) if name not in known]
+    for file, name in missing[:1]:
+        table = index_tar(file.url, columns, options)
+        looked_into[name] = table.num_rows, table.schema
+    num_rows = sum(rows for rows, _ in looked_into.values())
+    num_bytes = sum(file.num_bytes for file, name in zip(files, names, strict=True) if name in looked_into)
 
     def describe(file: FoundFile, name: str) -> TarTable:
-        if name in known:
-            return TarTable(name, *known[name], is_made=True)
-        if file in probed:
-            return TarTable(name, probed[file].num_rows, probed[file].schema, is_made=False)
-        return TarTable(name, round(rows * file.num_bytes / max(1, num_bytes)), None, is_made=False)
+        guess = round(num_rows * file.num_bytes / max(1, num_bytes))
+        return TarTable(name, *looked_into.get(name, (guess, None)), is_made=name in known)
 
     return [describe(file, name) for file, name in zip(files, names, strict=True)]
 

@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmcsal_core.corpus.sources.locations import open_filesystem
-from mmcsal_core.corpus.sources.tars import BLOCK, MemberReference, find_compression, open_unpacked
+from mmcsal_core.corpus.sources.tars import BLOCK, ForwardStream, MemberReference, find_compression, open_unpacked
 from mmcsal_core.errors import DataError
-
-_SKIP_BYTES = 2**20
 
 
 def read_members(members: Mapping[str, MemberReference], options: Mapping[str, Any]) -> dict[str, bytes | Exception]:
@@ -52,17 +50,11 @@ def _read_stream(
     file: str, wanted: Mapping[str, MemberReference], options: Mapping[str, Any]
 ) -> dict[str, bytes | Exception]:
     blocks: dict[str, bytes | Exception] = {}
-    with open_unpacked(file, options) as stream:
-        position = 0
+    with open_unpacked(file, options) as unpacked:
+        stream = ForwardStream(unpacked, BLOCK + max(member.size for member in wanted.values()))
         for key, member in sorted(wanted.items(), key=lambda item: item[1].start):
-            while position < member.start - BLOCK:
-                skipped = len(stream.read(min(_SKIP_BYTES, member.start - BLOCK - position)))
-                if not skipped:
-                    break
-                position += skipped
-            block = bytes(stream.read(member.start + member.size - position))
-            position += len(block)
-            blocks[key] = block
+            stream.seek(member.start - BLOCK)
+            blocks[key] = stream.read(BLOCK + member.size)
     return blocks
 
 

@@ -1,9 +1,10 @@
-"""Tar archives of samples, as WebDataset, img2dataset and clip-retrieval write them, as tables of where members lie.
+r"""Tar archives of samples, as WebDataset, img2dataset and clip-retrieval write them, as tables of where members lie.
 
 Members of one sample share their name up to the first dot of its last part: `000/07.jpg`, `000/07.txt` and
 `000/07.json` are the sample `000/07`. An archive is read once, front to back, and nothing is unpacked: its table says
 where each member's bytes lie, so that a worker later reads those of its own pairs alone. A compressed archive cannot
-be entered in the middle; there the place counts in the unpacked stream.
+be entered in the middle; there the place counts in the unpacked stream. Names need not be UTF-8: a byte that is none
+is spelt as `\xff` in a stem, and kept in a reference.
 
 What an archive holds and cannot be used is a row with a problem, never left out silently: a sample with a member that
 is a link or that leaves the archive, and, where an archive ends early, one row that stands for what is lost.
@@ -24,7 +25,7 @@ import pyarrow as pa
 
 from mmcsal_core.corpus.reject import RejectPair
 from mmcsal_core.corpus.sources.columns import PROBLEM_MESSAGE, PROBLEM_REASON, files_column
-from mmcsal_core.corpus.sources.config import STEM
+from mmcsal_core.corpus.sources.config import MAX_MEMBER_BYTES, STEM
 from mmcsal_core.corpus.sources.locations import STORE_ERRORS, open_filesystem
 from mmcsal_core.errors import DataError
 
@@ -36,6 +37,9 @@ REST = "(rest of the archive)"
 
 MAX_JSON_BYTES = 2**20
 """Largest `.json` member that is read."""
+
+MAX_HEADER_BYTES = 2**24
+"""Largest header of a member, names and attributes included, that is read."""
 
 BLOCK = tarfile.BLOCKSIZE
 _JSON = ".json"
@@ -62,11 +66,13 @@ class TarColumns:
         suffixes: endings of the members of each modality that stands in members of its own, lower case, with the dot.
         texts: keys of a sample's `.json` member that hold a text modality.
         metadata: keys of it that are passed through.
+        max_bytes: of a member of a modality; a larger one is not read.
     """
 
     suffixes: Mapping[str, Sequence[str]]
     texts: Sequence[str] = ()
     metadata: Sequence[str] = ()
+    max_bytes: int = MAX_MEMBER_BYTES
 
     @property
     def keys(self) -> list[str]:
@@ -85,7 +91,7 @@ class _Sample:
 
 
 def find_compression(name: str) -> str | None:
-    """Return how an archive of this name is compressed, None where it is not."""
+    """Return how an archive is compressed, by its name, None where it is not."""
     return COMPRESSIONS[next(ending for ending in COMPRESSIONS if name.lower().endswith(ending))]
 
 
@@ -96,13 +102,17 @@ def is_tar(name: str) -> bool:
 
 def make_member_reference(member: MemberReference) -> str:
     """Return the URI form of a member."""
-    return f"{member.file}#member={quote(member.name)}&start={member.start}&size={member.size}"
+    return (
+        f"{member.file}#member={quote(member.name, errors='surrogateescape')}&start={member.start}&size={member.size}"
+    )
 
 
 def parse_member_reference(uri: str) -> MemberReference | None:
     """Return the member that `uri` refers to, or None where it refers to something else."""
     match = _REFERENCE.fullmatch(uri)
-    return MemberReference(match[1], unquote(match[2]), int(match[3]), int(match[4])) if match else None
+    if match is None or not is_tar(match[1]):
+        return None
+    return MemberReference(match[1], unquote(match[2], errors="surrogateescape"), int(match[3]), int(match[4]))
 
 
 def index_tar(url: str, columns: TarColumns, options: Mapping[str, Any]) -> pa.Table:
@@ -123,7 +133,7 @@ def index_tar(url: str, columns: TarColumns, options: Mapping[str, Any]) -> pa.T
     samples: dict[str, _Sample] = {}
     try:
         with open_unpacked(url, options) as stream:
-            _read_samples(url, _Forward(stream), columns, samples)
+            _read_samples(url, ForwardStream(stream, MAX_HEADER_BYTES), columns, samples)
     except (*STORE_ERRORS, tarfile.TarError, EOFError, pa.ArrowException) as error:
         raise DataError(
             f"source file {url} is not readable as a tar archive ({type(error).__name__}: {error}); restore it or take "
@@ -145,21 +155,29 @@ def open_unpacked(url: str, options: Mapping[str, Any]) -> Iterator[Any]:
                 yield stream
 
 
-class _Forward(io.RawIOBase):
-    """A stream that tarfile can seek in, forward, and that remembers the last block it gave out.
+class ForwardStream(io.RawIOBase):
+    """A stream that can be sought forward, and that remembers the last block it gave out.
 
-    tarfile takes a damaged header after the first for the end of the archive; the last block tells which it was.
+    tarfile takes a damaged header after the first for the end of the archive; the last block tells which it was. It
+    also reads as much as a header says that its names take, which a few packed bytes can make more than the memory.
+
+    Args:
+        stream: the archive, unpacked.
+        max_read: bytes that are read at once, at most; more is an error.
     """
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, max_read: int) -> None:
         self._stream = stream
+        self._max_read = max_read
         self._position = 0
         self.last = b""
 
     def tell(self) -> int:
+        """Return the place in the unpacked archive."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go forward to a place, or to the end where that comes first."""
         if whence != io.SEEK_SET or offset < self._position:
             raise io.UnsupportedOperation("an archive is read front to back")
         if self._stream.seekable():
@@ -173,12 +191,15 @@ class _Forward(io.RawIOBase):
         return self._position
 
     def read(self, size: int = -1) -> bytes:
+        """Read so many bytes, fewer at the end."""
+        if not 0 <= size <= self._max_read:
+            raise tarfile.ReadError(f"at most {self._max_read} bytes are read at once, got {size}")
         self.last = bytes(self._stream.read(size))
         self._position += len(self.last)
         return self.last
 
 
-def _read_samples(url: str, stream: _Forward, columns: TarColumns, samples: dict[str, _Sample]) -> None:
+def _read_samples(url: str, stream: ForwardStream, columns: TarColumns, samples: dict[str, _Sample]) -> None:
     """Fill `samples`; where the archive ends early, keep those before and add the row for the rest."""
     sample, broken = None, ""
     archive = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115  the stream is closed by who opened it
@@ -208,10 +229,10 @@ def _is_about_content(error: BaseException) -> bool:
 
 
 def _note_member(
-    url: str, stream: _Forward, member: tarfile.TarInfo, columns: TarColumns, samples: dict[str, _Sample]
+    url: str, stream: ForwardStream, member: tarfile.TarInfo, columns: TarColumns, samples: dict[str, _Sample]
 ) -> _Sample | None:
     """Note a member of a sample, and return that sample; None where it is a folder or belongs to no sample."""
-    match = _SAMPLE.fullmatch(member.name)
+    match = _SAMPLE.fullmatch(_spell(member.name))
     if match is None or member.isdir():
         return None
     stem, suffix = match[1], match[2].lower()
@@ -225,6 +246,12 @@ def _note_member(
         return sample
     if member.name.startswith("/") or ".." in PurePosixPath(member.name).parts:
         sample.refuse("unsafe_member", f"a member must stay in the archive, got {member.name!r}; rename it")
+    if modalities and member.size > columns.max_bytes:
+        sample.refuse(
+            "oversized_member",
+            f"a member may have {columns.max_bytes} bytes, {member.name!r} has {member.size}; shrink it or raise "
+            "source.max_member_bytes",
+        )
     reference = make_member_reference(MemberReference(url, member.name, member.offset_data, member.size))
     for name in modalities:
         sample.members.setdefault(name, []).append(reference)
@@ -233,7 +260,7 @@ def _note_member(
     return sample
 
 
-def _read_values(stream: _Forward, member: tarfile.TarInfo, columns: TarColumns, sample: _Sample) -> None:
+def _read_values(stream: ForwardStream, member: tarfile.TarInfo, columns: TarColumns, sample: _Sample) -> None:
     if member.size > MAX_JSON_BYTES:
         sample.refuse(
             "oversized_json", f"{member.name!r} may have {MAX_JSON_BYTES} bytes, got {member.size}; shorten it"
@@ -242,13 +269,18 @@ def _read_values(stream: _Forward, member: tarfile.TarInfo, columns: TarColumns,
     stream.seek(member.offset_data)
     try:
         values = json.loads(stream.read(member.size))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         sample.refuse("unreadable_json", f"{member.name!r} is not JSON ({error}); correct it")
         return
     if not isinstance(values, dict):
         sample.refuse("unreadable_json", f"{member.name!r} must hold an object, got {values!r:.60}; correct it")
         return
     sample.values = {key: values.get(key) for key in columns.keys}
+
+
+def _spell(name: str) -> str:
+    r"""Return a member's name with the bytes that are no UTF-8 as `\xff`, so that different names stay different."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _tabulate(samples: Mapping[str, _Sample], columns: TarColumns) -> pa.Table:
@@ -279,4 +311,8 @@ def _make_column(values: Sequence[Any], as_text: pa.Array) -> pa.Array:
 
 
 def _write_text(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+    """Return a value as text, JSON where it is none; a lone surrogate, which no text may hold, becomes `?`."""
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return text.encode("utf-8", "replace").decode()
