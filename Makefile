@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 HUB_VENV ?= .venv-hub
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: demo test check format lint types imports tests test-hub audit clean
+.PHONY: demo test check format lint types imports tests test-hub faults audit clean
 .PHONY: evidence bench bench-features bench-train bench-selection bench-ray bench-memory
 
 demo: $(VENV)/.demo
@@ -37,6 +37,10 @@ tests: $(VENV)/.dev
 # open_clip needs torchvision, which needs a torch of its own: a second environment, several GB
 test-hub: $(HUB_VENV)/.hub
 	$(THREADS) $(HUB_VENV)/bin/python -m pytest -m hub tests/hub
+
+# SIGKILL at 36 random moments instead of 6; most of an hour
+faults: $(VENV)/.dev
+	MMCSAL_FAULTS=36 $(THREADS) $(BIN)/python -m pytest tests/integration/test_faults.py $(PYTEST)
 
 # known vulnerabilities of what is installed; asks PyPI, or OSV with AUDIT='--vulnerability-service osv'
 audit: $(VENV)/.dev

@@ -19,7 +19,11 @@ _ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # ours are drawn by jobs.progress
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # the core worker logs harmless lines about actor restarts as errors
 }
-_QUIET = ("ray.data", "ray.train", "ray._private.authentication")
+_QUIET = {
+    "ray.data": logging.CRITICAL,  # it logs the traceback of what it raises; the command tells of that itself
+    "ray.train": logging.ERROR,
+    "ray._private.authentication": logging.ERROR,
+}
 
 
 @contextmanager
@@ -31,8 +35,8 @@ def connect_ray(config: RayConfig, resources: Resources) -> Iterator[None]:
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    for name in _QUIET:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name, level in _QUIET.items():
+        logging.getLogger(name).setLevel(level)
     if ray.is_initialized():
         yield
         return

@@ -223,15 +223,21 @@ def _protocols(filesystem: Any) -> tuple[str, ...]:
 def _create_local_file(target: Path, data: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     staged = target.with_name(f".{target.name}.{uuid.uuid4().hex}{PARTIAL}")
-    staged.write_bytes(data)
     try:
+        staged.write_bytes(data)
         os.link(staged, target)  # a link fails where the name is taken, and never shows half a file
     finally:
-        staged.unlink()
+        with suppress(OSError):
+            staged.unlink()
 
 
 def _replace_local_file(target: Path, data: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     staged = target.with_name(f".{target.name}.{os.getpid()}{PARTIAL}")
-    staged.write_bytes(data)
-    staged.replace(target)
+    try:
+        staged.write_bytes(data)
+        staged.replace(target)
+    except BaseException:
+        with suppress(OSError):
+            staged.unlink()
+        raise

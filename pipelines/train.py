@@ -17,9 +17,11 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
+from botocore.exceptions import ClientError
 
 from mmcsal_core.artifacts import Artifact, Manifest
 from mmcsal_core.corpus.modality import ModalityConfig
+from mmcsal_core.corpus.sources.locations import STORE_ERRORS
 from mmcsal_core.encoder.checkpoint import CARD_FILE, WEIGHTS_FILE
 from mmcsal_core.encoder.config import EncoderConfig
 from mmcsal_core.encoder.out_of_fold import check_fold_sizes, has_folds
@@ -36,6 +38,9 @@ STAGE = "train"
 MAX_FAILURES = 3
 """Crashes of workers, each followed by a new attempt from the last checkpoint, before the stage fails."""
 POLL_INTERVAL_S = 0.5
+
+_NAMED = (MmcsalError, *STORE_ERRORS, ClientError)
+"""Errors of a worker that say by themselves what to do, or whose fault it is."""
 
 
 def train_encoder(
@@ -124,11 +129,11 @@ def describe_progress(progress: FitProgress) -> StageProgress:
 
 
 def find_cause(error: ray.train.WorkerGroupError) -> Exception:
-    """Return the error that a worker raised on purpose, if any did, else `error`."""
+    """Return the error that a worker raised on purpose or that its store gave it, if there is one, else `error`."""
     original: Any = getattr(error, "cause", error)
     failures: list[Exception] = list(original.worker_failures.values())
     causes = [getattr(failure, "cause", failure) for failure in failures]
-    return next((cause for cause in causes if isinstance(cause, MmcsalError)), error)
+    return next((cause for cause in causes if isinstance(cause, _NAMED)), error)
 
 
 def _fit_on_workers(task: TrainTask) -> None:

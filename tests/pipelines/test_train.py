@@ -1,5 +1,6 @@
 """The train stage: equal to the in-process fit, resumed or not, on one worker; close to it on two."""
 
+import errno
 import json
 import time
 from collections.abc import Iterator
@@ -217,5 +218,7 @@ def test_unusable_input_is_refused_before_any_worker_starts(tmp_path: Path) -> N
 def test_an_error_that_a_worker_raised_on_purpose_is_the_cause() -> None:
     meant = DataError("every feature must be finite")
     assert train.find_cause(ray.train.WorkerGroupError("failed", {0: meant})) is meant
-    crash = ray.train.WorkerGroupError("failed", {0: OSError("no route to host")})
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert train.find_cause(ray.train.WorkerGroupError("failed", {0: full})) is full
+    crash = ray.train.WorkerGroupError("failed", {0: RuntimeError("CUDA error: device-side assert triggered")})
     assert train.find_cause(crash) is crash

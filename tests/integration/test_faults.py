@@ -1,0 +1,103 @@
+"""SIGKILL at seeded random moments: whatever dies, a rerun ends with the same bytes as an undisturbed run.
+
+What dies is a worker, the raylet, the job's own process or all of them; when, hangs on how many files the run has
+written, so that all stages are met however fast the machine is. `make test` takes six seeds, `make faults` all.
+"""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.integration.job_process import make_config, read_files, run_json, start_mmcsal, write_config
+
+NUM_SEEDS = int(os.environ.get("MMCSAL_FAULTS", "6"))
+ARTIFACTS = ("pairs", "features", "encoder", "embeddings", "neighbors", "selection", "report")
+TIMEOUT_S = 300.0
+
+
+def _find_workers(job: psutil.Process) -> list[psutil.Process]:
+    """Return the processes that work for the job; agents belong to the raylet, which dies with them."""
+    running = [each for each in _list_children(job) if _name(each).startswith("ray::")]
+    return [each for each in running if "IDLE" not in _name(each) and "Agent" not in _name(each)]
+
+
+def _find_raylet(job: psutil.Process) -> list[psutil.Process]:
+    return [each for each in _list_children(job) if "raylet/raylet" in _name(each)]
+
+
+TARGETS: dict[str, Callable[[psutil.Process], list[psutil.Process]]] = {
+    "a worker": lambda job: _find_workers(job)[:1],
+    "the raylet": _find_raylet,
+    "the job's own process": lambda job: [job],
+    "everything": lambda job: [job, *_list_children(job)],
+}
+
+
+def _list_children(job: psutil.Process) -> list[psutil.Process]:
+    try:
+        return job.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _count_files(run: Path) -> int:
+    return sum(len(names) for _, _, names in os.walk(run))
+
+
+def _kill_at(process: "subprocess.Popen[str]", run: Path, num_files: int, target: str) -> bool:
+    """Kill what `target` names once the run has written `num_files` files; say whether there was anything to kill."""
+    job, deadline = psutil.Process(process.pid), time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        if _count_files(run) >= num_files:
+            victims = TARGETS[target](job)
+            for victim in victims:
+                try:
+                    victim.send_signal(signal.SIGKILL)
+                except psutil.NoSuchProcess:
+                    continue
+            if victims:
+                return True
+        time.sleep(0.002)
+    return False
+
+
+def _read_results(run: Path) -> dict[str, bytes]:
+    """Return every published file that holds no time of day."""
+    files = {f"{name}/{file}": data for name in ARTIFACTS for file, data in read_files(run / name).items()}
+    return {name: data for name, data in files.items() if not name.endswith("_manifest.json")}
+
+
+@pytest.mark.parametrize("seed", range(NUM_SEEDS))
+def test_a_rerun_after_a_sigkill_ends_in_the_same_bytes(
+    finished: dict[str, Any], dirty_corpus: Path, tmp_path: Path, seed: int
+) -> None:
+    reference = Path(finished["output"]) / "run_id=t"
+    draw, run = Random(seed), tmp_path / "out" / "run_id=t"
+    target, num_files = list(TARGETS)[seed % len(TARGETS)], draw.randrange(1, _count_files(reference) - 8)
+    config = write_config(tmp_path / "job.yaml", make_config(dirty_corpus, tmp_path / "out"))
+    with start_mmcsal("run", config) as process:
+        was_killed = _kill_at(process, run, num_files, target)
+        _, told = process.communicate(timeout=TIMEOUT_S)
+    assert "Traceback" not in told or process.returncode < 0, told
+    codes = {"a worker": (0, 6), "the raylet": (1, 6)}  # without its raylet Ray ends the process by itself, with 1
+    assert process.returncode in codes.get(target, (-signal.SIGKILL,)), told
+    assert was_killed or target == "a worker", "the run ended before it had written that many files"
+    run_json("run", config)
+    assert run_json("run", config)["executed"] == []
+    assert run_json("validate", run)["ok"] is True
+    assert _read_results(run) == _read_results(reference)
