@@ -14,13 +14,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs import demo as demo_job
-from jobs.config import JobConfig, load_config, parse_config
+from jobs.config import CONFIG, JobConfig, load_config, parse_config
 from jobs.doctor import diagnose
 from jobs.estimate import describe_estimate, estimate_run
 from jobs.exit_codes import ExitCode, classify_error, find_cause
 from jobs.lock import is_held
 from jobs.progress import open_reporter
-from jobs.run import CONFIG, RunResult, check_run, evaluate_stored, report_again, run_job, select_again
+from jobs.run import RunResult, check_run, evaluate_stored, report_again, run_job, select_again
 from jobs.run_status import RUN_STATUS
 from jobs.steps import lay_out
 from mmcsal_core.errors import ConfigError, DataError, MmcsalError

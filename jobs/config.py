@@ -34,9 +34,13 @@ from mmcsal_core.storage import Store, hash_bytes
 from pipelines.coreset import CoresetConfig
 from pipelines.evaluate import EvaluateConfig
 from pipelines.features import FeaturesConfig
+from pipelines.growth import GrowConfig
 from pipelines.ingest import INDEX, IngestConfig
 from pipelines.report import ReportConfig
 from pipelines.stage_run import Resources
+
+CONFIG = "config.json"
+"""File of a run with the configuration that its artifacts were made under."""
 
 _NEUTRAL_KEYS = {
     *("source_options", "output_options", "output"),
@@ -80,6 +84,7 @@ class JobConfig(Settings):
     selection: CoresetConfig
     report: ReportConfig = ReportConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    grow: GrowConfig = GrowConfig()
     max_reject_fraction: float = Field(0.05, ge=0, le=1, description="largest share of pairs that a stage may reject")
     resources: Resources = Resources()
     ray: RayConfig = RayConfig()
@@ -115,10 +120,34 @@ class JobConfig(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_growth(self) -> "JobConfig":
+        earlier = self.grow.from_run
+        if earlier is None:
+            return self
+        if not _RUN_ID.fullmatch(earlier) or earlier == self.run_id:
+            raise ValueError(
+                f"grow.from_run is the run_id of another run in the same output, got {earlier!r}; give this run a "
+                "run_id of its own, and name the earlier one"
+            )
+        if self.selection.labelled is None:
+            raise ValueError(
+                "a run that grows needs selection.labelled, got none, and would pick the same pairs again; name what "
+                f"is labelled by now, e.g. {self.output}/run_id={earlier}/selection/data/*.parquet, or [] for nothing"
+            )
+        return self
+
     @property
     def run_store(self) -> Store:
         """The folder of this run."""
         return Store(self.output, self.output_options).child(f"run_id={self.run_id}")
+
+    @property
+    def earlier_store(self) -> Store | None:
+        """The folder of the run that this one grows from."""
+        if self.grow.from_run is None:
+            return None
+        return Store(self.output, self.output_options).child(f"run_id={self.grow.from_run}")
 
     @property
     def source_index(self) -> Store:

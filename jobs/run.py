@@ -9,7 +9,8 @@ from types import FrameType
 from typing import Any
 
 from jobs.cluster import connect_ray
-from jobs.config import JobConfig, describe_config, hash_config, parse_stored_config
+from jobs.config import CONFIG, JobConfig, describe_config, hash_config, parse_stored_config
+from jobs.earlier_run import find_growth, recall_growth
 from jobs.exit_codes import FORESEEN, ExitCode, classify_error
 from jobs.lock import RunLock, is_held
 from jobs.preflight import check_evaluation, check_selection, read_lists
@@ -26,7 +27,6 @@ from mmcsal_core.validation import Check, ValidationReport, validate_run
 from pipelines.coreset_demands import PairLists, hash_pair_lists
 from pipelines.stage_run import StageRun
 
-CONFIG = "config.json"
 STAGES = ("ingest", "features", "train", "embed", "neighbors", "coreset", "report")
 """The stages of every run, in order."""
 
@@ -60,7 +60,9 @@ def run_job(config: JobConfig, reporter: Reporter, *, until: str | None = None) 
         lists = read_lists(config)
         check_selection(config, listing, lists)
         check_evaluation(config, listing)
-    steps = list_steps(config, fingerprint_ingest(config, listing.fingerprint), hash_pair_lists(lists), lists)
+        growth = find_growth(config)
+    pairs_fingerprint = fingerprint_ingest(config, listing.fingerprint)
+    steps = list_steps(config, pairs_fingerprint, hash_pair_lists(lists), lists, growth)
     return execute_steps(config, steps[: stages.index(until) + 1 if until else None], reporter)
 
 
@@ -213,7 +215,8 @@ def _list_stored_steps(config: JobConfig, list_hashes: Mapping[str, str], lists:
     if not pairs.store.exists(SUCCESS):
         raise DataError(f"{config.run_store.url} has no finished pairs; use `mmcsal run` first")
     source_fingerprint = pairs.read_manifest().properties["source_fingerprint"]
-    return list_steps(config, fingerprint_ingest(config, source_fingerprint), list_hashes, lists)
+    pairs_fingerprint = fingerprint_ingest(config, source_fingerprint)
+    return list_steps(config, pairs_fingerprint, list_hashes, lists, recall_growth(config))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from jobs.config import JobConfig, hash_config
+from jobs.earlier_run import Growth
 from mmcsal_core.artifacts import SUCCESS, Artifact, Manifest, compute_fingerprint
 from mmcsal_core.evaluation import make_contestants
 from mmcsal_core.reporting.numbers import ReportInputs
@@ -18,6 +19,7 @@ from mmcsal_core.selection.selection_table import RunOrigin
 from mmcsal_core.selection.stored_pool import PoolArtifacts
 from pipelines import coreset, embed, evaluate, features, ingest, neighbors, report, train
 from pipelines.coreset_demands import PairLists
+from pipelines.growth import EarlierRun
 from pipelines.stage_run import StageRun
 
 
@@ -78,7 +80,11 @@ def fingerprint_ingest(config: JobConfig, source_fingerprint: str) -> str:
 
 
 def list_steps(
-    config: JobConfig, pairs_fingerprint: str, list_hashes: Mapping[str, str], lists: PairLists | None = None
+    config: JobConfig,
+    pairs_fingerprint: str,
+    list_hashes: Mapping[str, str],
+    lists: PairLists | None = None,
+    growth: Growth | None = None,
 ) -> list[Step]:
     """Return the stages in order, evaluate only where the configuration names a label column.
 
@@ -87,10 +93,11 @@ def list_steps(
         pairs_fingerprint: that of the first stage.
         list_hashes: content of the lists of pairs that the selection names, hashed, by key.
         lists: that very content, where the selection may have to be made.
+        growth: what the run grows from, if it does.
     """
     at = lay_out(config)
-    prints = _chain_fingerprints(config, pairs_fingerprint, list_hashes)
-    names = list(config.modalities)
+    prints = _chain_fingerprints(config, pairs_fingerprint, list_hashes, growth)
+    earlier = None if growth is None else growth.earlier
 
     def step(artifact: Artifact, uses_ray: bool, execute: Callable[[StageRun], Manifest]) -> Step:
         return Step(artifact.stage, artifact, prints[artifact.stage], uses_ray, execute)
@@ -105,6 +112,7 @@ def list_steps(
                 modalities=config.modalities,
                 config=config.ingest,
                 run=run,
+                earlier_index=None if earlier is None else earlier.store.child(ingest.INDEX),
             ),
         ),
         step(
@@ -116,20 +124,10 @@ def list_steps(
                 source_options=config.source_options,
                 config=config.features,
                 run=run,
+                earlier=earlier,
             ),
         ),
-        step(
-            at.encoder,
-            True,
-            lambda run: train.train_encoder(
-                features=at.features,
-                modalities=names,
-                seed=config.seed,
-                config=config.encoder,
-                run=run,
-                finetuned={name: each for name, each in config.modalities.items() if each.finetune_last_block},
-            ),
-        ),
+        step(at.encoder, not config.grow.keeps_encoder, lambda run: _fit(config, at, earlier, run)),
         step(at.embeddings, True, lambda run: embed.embed_pairs(features=at.features, encoder=at.encoder, run=run)),
         step(
             at.neighbors,
@@ -159,10 +157,13 @@ def recall_lists(config: JobConfig) -> dict[str, str]:
     return dict(selection.read_manifest().properties.get("lists", {}))
 
 
-def _chain_fingerprints(config: JobConfig, pairs: str, list_hashes: Mapping[str, str]) -> dict[str, str]:
+def _chain_fingerprints(
+    config: JobConfig, pairs: str, list_hashes: Mapping[str, str], growth: Growth | None
+) -> dict[str, str]:
     modalities = [[name, _dump(modality)] for name, modality in config.modalities.items()]
+    known = {} if growth is None else {"earlier": growth.features}
     extracted = compute_fingerprint(
-        features.STAGE, {"features": _dump(config.features), "modalities": modalities}, {"pairs": pairs}
+        features.STAGE, {"features": _dump(config.features), "modalities": modalities}, {"pairs": pairs} | known
     )
     fitting = {
         "encoder": _dump(config.encoder),
@@ -171,6 +172,8 @@ def _chain_fingerprints(config: JobConfig, pairs: str, list_hashes: Mapping[str,
         "workers": config.resources.describe_training(),
     }
     fitted = compute_fingerprint(train.STAGE, fitting, {"features": extracted})
+    if growth is not None and config.grow.keeps_encoder:
+        fitted = compute_fingerprint(train.STAGE, {}, {"features": extracted, "earlier": growth.encoder})
     embedded = compute_fingerprint(embed.STAGE, {}, {"features": extracted, "encoder": fitted})
     found = compute_fingerprint(neighbors.STAGE, _dump(config.neighbors), {"embeddings": embedded})
     ranking = {"selection": _dump(config.selection), "seed": config.seed, "run_id": config.run_id, "lists": list_hashes}
@@ -190,6 +193,19 @@ def _chain_fingerprints(config: JobConfig, pairs: str, list_hashes: Mapping[str,
         report.STAGE: told,
         evaluate.STAGE: judged,
     }
+
+
+def _fit(config: JobConfig, at: Layout, earlier: EarlierRun | None, run: StageRun) -> Manifest:
+    if earlier is not None and config.grow.keeps_encoder:
+        return train.keep_encoder(earlier=earlier, pairs=at.pairs, features=at.features, run=run)
+    return train.train_encoder(
+        features=at.features,
+        modalities=list(config.modalities),
+        seed=config.seed,
+        config=config.encoder,
+        run=run,
+        finetuned={name: each for name, each in config.modalities.items() if each.finetune_last_block},
+    )
 
 
 def _rank(config: JobConfig, at: Layout, lists: PairLists | None, run: StageRun) -> Manifest:

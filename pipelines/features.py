@@ -7,6 +7,10 @@ and publish it. One row is one shard; a decoded shard travels as Arrow IPC in a 
 Size shards so that a decoded one is a small part of Ray's object store: 256 images of 224 px take 39 MB.
 
 Sub-batches are cut from the decodable pairs of one chunk, so the vectors do not depend on how chunks make up shards.
+Where the run grows from an earlier one, known pairs are neither read nor decoded: `pipelines.growth` tells which they
+are, and their vectors are put back in between. What is new in a chunk is then a batch of its own, so the last bits of
+its vectors may differ from those of a run that starts from nothing.
+
 `ray.data.read_images` and its kin were not chosen: they know one modality, and one file a row. Ray's own writers were
 not chosen: they name files at random and are not atomic.
 """
@@ -28,13 +32,18 @@ from mmcsal_core.backbones.names import HUGGING_FACE
 from mmcsal_core.corpus.decode_chunk import ChunkDecoder, find_vector_dim
 from mmcsal_core.corpus.modality import ModalityConfig
 from mmcsal_core.errors import GateError
-from mmcsal_core.schema import ROW, feature_column, hidden_column
+from mmcsal_core.neighbors.vectors import Rows
+from mmcsal_core.schema import GROWN_FROM, ROW, feature_column, hidden_column
 from mmcsal_core.settings import Settings
+from pipelines.growth import UNKNOWN, EarlierFeatures, EarlierRun, find_known_rows
 from pipelines.shard_embedder import DecodedShard, ShardEmbedder
 from pipelines.shard_pool import MAX_RESTARTS, describe_shards, drain, map_on_actors
 from pipelines.stage_run import Resources, StageRun
 
 STAGE = "features"
+
+_RANGE = list(ShardRange.model_fields)
+_KNOWN = "known"
 
 
 class FeaturesConfig(Settings):
@@ -71,15 +80,18 @@ def load_embedder(decoder: ChunkDecoder, config: FeaturesConfig, resources: Reso
 class _EmbedAndCommit:
     """What runs in an actor: embeds and publishes the decoded shard of a one-row batch."""
 
-    def __init__(self, out: Artifact, plan: Plan, **embedder_args: Any) -> None:
+    def __init__(self, out: Artifact, plan: Plan, earlier: EarlierRun | None, **embedder_args: Any) -> None:
         self._out, self._plan = out, plan
+        self._earlier = None if earlier is None else EarlierFeatures(earlier.features)
         self._embedder = load_embedder(**embedder_args)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        shard = ShardRange(**batch.select(["index", "start", "stop"]).to_pylist()[0])
+        shard = ShardRange(**batch.select(_RANGE).to_pylist()[0])
         chunks = list(pa.ipc.open_stream(batch["chunks"][0].as_buffer()))
         rejects = pa.ipc.open_stream(batch["rejects"][0].as_buffer()).read_all()
         features, rejects = self._embedder.embed_shard(DecodedShard(chunks, rejects))
+        if self._earlier is not None:
+            features = _put_back(features, self._earlier, _read_known(batch), shard.start)
         self._out.commit_shard(self._plan, shard, features, rejects)
         return batch.select(["index"])
 
@@ -91,6 +103,7 @@ def extract_features(
     source_options: Mapping[str, Any],
     config: FeaturesConfig,
     run: StageRun,
+    earlier: EarlierRun | None = None,
 ) -> Manifest:
     """Publish one backbone vector per modality for every pair that decodes.
 
@@ -100,11 +113,13 @@ def extract_features(
         source_options: storage options for the files that pairs/ refers to.
         config: how features are computed.
         run: where to publish, on what machines.
+        earlier: finished, with the same modalities and configuration; vectors of pairs that it knows are taken over.
 
     Raises:
         GateError: there are no pairs, or more are rejected than allowed.
         ConfigError: there is no such model on the hub, or its last block cannot be trained although it should be.
         DataError: a modality of kind vector has no usable vector at all.
+        ArtifactError: the earlier run cannot tell which pairs it knows.
         ray.exceptions.RayError: a worker failed for good. Shards that were committed stay.
     """
     num_pairs = pairs.read_manifest().pairs_out
@@ -112,10 +127,12 @@ def extract_features(
         raise GateError("features needs at least one pair, but pairs/ has none; read rejects/data/ingest.parquet")
     plan = run.out.begin(run.fingerprint, lambda: plan_ranges(num_pairs, run.resources.rows_per_shard))
     missing = run.out.missing_shards(plan)
+    known = None if earlier is None else find_known_rows(pairs, earlier)
     if missing:
         _check_hub_models(modalities, config)
+        given = {} if earlier is None else earlier.features.read_manifest().properties["dims"]
         dims = {
-            name: find_vector_dim(_iter_chunks(pairs, num_pairs), name, modality, source_options)
+            name: given.get(name) or find_vector_dim(_iter_chunks(pairs, num_pairs), name, modality, source_options)
             for name, modality in modalities.items()
             if modality.resolved_kind == "vector"
         }
@@ -123,17 +140,25 @@ def extract_features(
         constructor = {
             "out": run.out,
             "plan": plan,
+            "earlier": earlier,
             "decoder": decoder,
             "config": config,
             "resources": run.resources,
         }
-        decoded = _decode_on_readers(missing, pairs, decoder, run.resources.num_readers)
+        decoded = _decode_on_readers(missing, known, pairs, decoder, run.resources.num_readers)
         pool = map_on_actors(decoded, len(missing), _EmbedAndCommit, constructor, run.resources, on_gpu=True)
         drain(pool, run, len(missing))
     properties = {
         "dims": _read_dims(run.out, plan, modalities, feature_column),
         "backbones": {name: modality.resolved_backbone for name, modality in modalities.items()},
     }
+    if earlier is not None and known is not None:
+        properties[GROWN_FROM] = {
+            "run_id": earlier.run_id,
+            "fingerprint": earlier.features.read_manifest().fingerprint,
+            "encoder_fingerprint": earlier.encoder.read_manifest().fingerprint,
+            "num_pairs": int((known != UNKNOWN).sum()),
+        }
     finetuned = [name for name, modality in modalities.items() if modality.finetune_last_block]
     if finetuned:
         properties["hidden_dims"] = _read_dims(run.out, plan, finetuned, hidden_column)
@@ -147,21 +172,52 @@ def _check_hub_models(modalities: Mapping[str, ModalityConfig], config: Features
             check_hugging_face(name, trust_remote_code=config.trust_remote_code, is_split=is_split)
 
 
-def decode_shard(pairs: Artifact, shard: ShardRange, decoder: ChunkDecoder) -> DecodedShard:
-    """Read and decode rows [start, stop) of pairs/, chunk by chunk."""
+def decode_shard(pairs: Artifact, shard: ShardRange, decoder: ChunkDecoder, known: Rows | None = None) -> DecodedShard:
+    """Read and decode rows [start, stop) of pairs/, chunk by chunk.
+
+    Args:
+        pairs: finished.
+        shard: which rows, n of them.
+        decoder: of the modalities.
+        known: (n,), `UNKNOWN` for the rows to decode; the others are left out. None decodes all.
+    """
     table = pairs.read_rows(shard.start, shard.stop)
     table = table.add_column(0, ROW, pa.array(range(shard.start, shard.stop), pa.int64()))
-    decoded = [decoder.decode_chunk(table.slice(i, CHUNK_ROWS), STAGE) for i in range(0, table.num_rows, CHUNK_ROWS)]
+    chunks = [table.slice(i, CHUNK_ROWS) for i in range(0, table.num_rows, CHUNK_ROWS)]
+    if known is not None:
+        wanted = pa.array(known == UNKNOWN)
+        chunks = [chunk.filter(wanted.slice(i * CHUNK_ROWS, CHUNK_ROWS)) for i, chunk in enumerate(chunks)]
+    decoded = [decoder.decode_chunk(chunk, STAGE) for chunk in chunks]
     return DecodedShard([chunk for chunk, _ in decoded], pa.concat_tables([rejects for _, rejects in decoded]))
 
 
+def _put_back(features: pa.Table, earlier: EarlierFeatures, known: Rows, start: int) -> pa.Table:
+    """Return the features of a shard with those of known pairs in between, in the order of the pairs."""
+    places = np.flatnonzero(known != UNKNOWN)
+    if len(places) == 0:
+        return features
+    taken = earlier.take(known[places], places + start).cast(features.schema)
+    return pa.concat_tables([features, taken]).sort_by(ROW).combine_chunks()
+
+
+def _read_known(batch: pa.Table) -> Rows:
+    return np.frombuffer(batch[_KNOWN][0].as_py(), dtype=np.int64)
+
+
+def _describe_known_shards(shards: Sequence[ShardRange], known: Rows) -> ray.data.Dataset:
+    """Return a dataset of one row and one block a shard, with what is known of its pairs."""
+    rows = [{**shard.model_dump(), _KNOWN: known[shard.start : shard.stop].tobytes()} for shard in shards]
+    return ray.data.from_items(rows, override_num_blocks=len(rows))
+
+
 def _decode_on_readers(
-    shards: Sequence[ShardRange], pairs: Artifact, decoder: ChunkDecoder, num_readers: int
+    shards: Sequence[ShardRange], known: Rows | None, pairs: Artifact, decoder: ChunkDecoder, num_readers: int
 ) -> ray.data.Dataset:
     with warnings.catch_warnings():
         # Ray 2.60 warns of every option that it passes to the task as it is, and has no other way to bound retries yet.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
-        return describe_shards(shards).map_batches(
+        described = describe_shards(shards) if known is None else _describe_known_shards(shards, known)
+        return described.map_batches(
             _decode_batch,
             fn_kwargs={"pairs": pairs, "decoder": decoder},
             compute=ray.data.TaskPoolStrategy(size=num_readers),
@@ -172,7 +228,8 @@ def _decode_on_readers(
 
 
 def _decode_batch(batch: pa.Table, pairs: Artifact, decoder: ChunkDecoder) -> pa.Table:
-    shard = decode_shard(pairs, ShardRange(**batch.to_pylist()[0]), decoder)
+    described = ShardRange(**batch.select(_RANGE).to_pylist()[0])
+    shard = decode_shard(pairs, described, decoder, _read_known(batch) if _KNOWN in batch.column_names else None)
     chunks, rejects = pa.Table.from_batches(shard.chunks), shard.rejects.combine_chunks()
     return batch.append_column("chunks", _encode_ipc(chunks)).append_column("rejects", _encode_ipc(rejects))
 

@@ -124,6 +124,7 @@ def ingest_pairs(
     modalities: Mapping[str, ModalityConfig],
     config: IngestConfig,
     run: StageRun,
+    earlier_index: Store | None = None,
 ) -> Manifest:
     """Publish `pairs/`: every usable row of the source once, in source order, under a unique id.
 
@@ -133,13 +134,14 @@ def ingest_pairs(
         modalities: resolved, in config order.
         config: what to hold of the content.
         run: where to publish, and with what.
+        earlier_index: what an earlier run knows of tar archives; those that have not changed are not read again.
 
     Raises:
         ConfigError: a configured column is absent or of a wrong type.
         DataError: the source is missing, empty or unreadable.
         GateError: no pair is left, or too many are rejected.
     """
-    listing = _list_and_index(source, modalities, source_options, run)
+    listing = _list_and_index(source, modalities, source_options, run, earlier_index)
     plan = run.out.begin(run.fingerprint, lambda: plan_ranges(listing.num_pairs, run.resources.rows_per_shard))
     missing = run.out.missing_shards(plan)
     if missing:
@@ -155,11 +157,20 @@ def ingest_pairs(
 
 
 def _list_and_index(
-    source: SourceConfig, modalities: Mapping[str, ModalityConfig], options: Mapping[str, Any], run: StageRun
+    source: SourceConfig,
+    modalities: Mapping[str, ModalityConfig],
+    options: Mapping[str, Any],
+    run: StageRun,
+    earlier_index: Store | None,
 ) -> SourceListing:
     """List the source, after indexing what has to be indexed first."""
     index = run.out.run.child(INDEX)
     missing = list_missing_tables(source, modalities, options, index)
+    if missing and earlier_index is not None:
+        made = set(earlier_index.list_files())
+        for name in made.intersection(missing.values()):
+            index.write_bytes(name, earlier_index.read_bytes(name))
+        missing = {url: name for url, name in missing.items() if name not in made}
     archives = [ShardRange(index=i, start=0, stop=1) for i in range(len(missing))]
     columns = find_tar_columns(source, modalities)
     arguments = {"names": missing, "columns": columns, "options": options, "index": index}

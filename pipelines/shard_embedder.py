@@ -55,7 +55,7 @@ class ShardEmbedder:
     def embed_shard(self, shard: DecodedShard) -> tuple[pa.Table, pa.Table]:
         """Return the shard's features under `feature_schema` and all its rejects, both in the order of the pairs."""
         embedded = [self._embed_chunk(chunk) for chunk in shard.chunks]
-        features = pa.concat_tables([table for table, _ in embedded])
+        features = pa.concat_tables([self._schema.empty_table(), *(table for table, _ in embedded)])
         rejects = pa.concat_tables([shard.rejects, *(rejects for _, rejects in embedded)])
         return features, rejects.sort_by(ROW).drop_columns([ROW])
 

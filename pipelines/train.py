@@ -27,9 +27,10 @@ from mmcsal_core.encoder.config import EncoderConfig
 from mmcsal_core.encoder.out_of_fold import check_fold_sizes, has_folds
 from mmcsal_core.encoder.training_set import check_counts, check_sizes
 from mmcsal_core.errors import MmcsalError
-from mmcsal_core.schema import OUT_OF_FOLD_FILE
+from mmcsal_core.schema import GROWN_FROM, OUT_OF_FOLD_FILE
 from mmcsal_core.storage import FileRecord, Store, hash_bytes
 from pipelines.fit_checkpoints import CHECKPOINTS, FitProgress, read_progress
+from pipelines.growth import EarlierRun, copy_encoder
 from pipelines.stage_run import StageProgress, StageRun
 from pipelines.train_worker import METRICS_FILE, TrainTask, train_on_worker
 
@@ -90,6 +91,26 @@ def train_encoder(
         "encoder_sha256": files[0].sha256,
     }
     return run.finish(plan, files=files, num_pairs=num_pairs, properties=properties)
+
+
+def keep_encoder(*, earlier: EarlierRun, pairs: Artifact, features: Artifact, run: StageRun) -> Manifest:
+    """Publish the encoder of an earlier run, as it is, for a pool that has grown.
+
+    Args:
+        earlier: finished.
+        pairs: of the pool that has grown.
+        features: of the same pool.
+        run: where to publish.
+
+    Raises:
+        ArtifactError: a file of the encoder is missing or damaged.
+    """
+    known = earlier.encoder.read_manifest().properties
+    plan = run.out.begin(run.fingerprint, list)
+    files = copy_encoder(pairs, earlier, run.out)
+    fitted = {"run_id": earlier.run_id, "num_pairs": earlier.encoder.read_manifest().pairs_out}
+    properties = {**known, GROWN_FROM: known.get(GROWN_FROM, fitted)}
+    return run.finish(plan, files=files, num_pairs=features.read_manifest().pairs_out, properties=properties)
 
 
 def _record_file(store: Store, name: str) -> FileRecord:

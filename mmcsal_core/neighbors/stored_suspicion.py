@@ -2,12 +2,18 @@
 
 A pair's suspicion is a rank among all pairs, so it can only be found once every shard is done. Until then each shard's
 witnesses lie beside its edges.
+
+An encoder that was kept from a smaller pool has not seen the pairs that came later, so that their cosine is
+out-of-fold as it is. Beside theirs the cosine of a pair that it has seen would be flattered: there the out-of-fold
+cosine speaks alone.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmcsal_core.artifacts import Artifact, Plan, ShardRange, name_shard
 from mmcsal_core.errors import ArtifactError
@@ -15,6 +21,7 @@ from mmcsal_core.neighbors.sorted_tables import locate_ids
 from mmcsal_core.neighbors.suspicion import Witnesses, score_suspicion
 from mmcsal_core.schema import (
     CONSISTENCY,
+    GROWN_FROM,
     OUT_OF_FOLD_ALIGNMENT,
     OUT_OF_FOLD_FILE,
     PAIR_ID,
@@ -58,7 +65,7 @@ def publish_suspicion(out: Artifact, plan: Plan, ids: pa.ChunkedArray, encoder: 
         encoder: finished; its out-of-fold cosines are used where it has some.
 
     Raises:
-        ArtifactError: the encoder's out-of-fold cosines lack a pair.
+        ArtifactError: the encoder's out-of-fold cosines lack a pair, and it was fitted to this very pool.
     """
     if not out.store.exists(SUSPICION_FILE):
         out.store.write_table(SUSPICION_FILE, _tabulate(out, plan, ids, encoder))
@@ -70,7 +77,9 @@ def publish_suspicion(out: Artifact, plan: Plan, ids: pa.ChunkedArray, encoder: 
 def _tabulate(out: Artifact, plan: Plan, ids: pa.ChunkedArray, encoder: Artifact) -> pa.Table:
     tables = [out.store.read_table(_name_file(plan, shard)) for shard in plan.shards]
     witnesses = join_witnesses([Witnesses(*(table[name].to_numpy() for name in _FIELDS)) for table in tables])
-    unseen = _read_out_of_fold(encoder, ids)
+    unseen = _read_out_of_fold(encoder, ids, witnesses)
+    if unseen is not None and _is_kept(encoder):
+        witnesses = replace(witnesses, alignment=unseen.to_numpy().astype(np.float64))
     suspicion = score_suspicion(witnesses, None if unseen is None else unseen.to_numpy().astype(np.float64))
     columns = {
         PAIR_ID: ids,
@@ -81,11 +90,19 @@ def _tabulate(out: Artifact, plan: Plan, ids: pa.ChunkedArray, encoder: Artifact
     return pa.table(columns, schema=suspicion_schema())
 
 
-def _read_out_of_fold(encoder: Artifact, ids: pa.ChunkedArray) -> pa.ChunkedArray | None:
+def _is_kept(encoder: Artifact) -> bool:
+    return GROWN_FROM in encoder.read_manifest().properties
+
+
+def _read_out_of_fold(encoder: Artifact, ids: pa.ChunkedArray, witnesses: Witnesses) -> pa.ChunkedArray | None:
     """Return the out-of-fold cosines in the order of the ids, None where the train stage measured none."""
     if OUT_OF_FOLD_FILE not in {record.name for record in encoder.read_manifest().files}:
         return None
     table = encoder.store.read_table(OUT_OF_FOLD_FILE)
+    if _is_kept(encoder):
+        rows = pc.index_in(ids, value_set=table[PAIR_ID].combine_chunks())
+        alignment = pa.chunked_array([pa.array(witnesses.alignment.astype(np.float32))])
+        return pc.coalesce(table[OUT_OF_FOLD_ALIGNMENT].take(rows), alignment)
     return table[OUT_OF_FOLD_ALIGNMENT].take(pa.array(locate_ids(ids, table[PAIR_ID], encoder)))
 
 

@@ -27,6 +27,8 @@ from mmcsal_core.reporting.measures import (
 from mmcsal_core.reporting.projection import Projection, project_embeddings
 from mmcsal_core.schema import (
     ALIGNMENT,
+    CONTENT_KEY,
+    GROWN_FROM,
     PAIR_ID,
     SOURCE,
     SOURCE_ROW,
@@ -107,7 +109,7 @@ def collect_numbers(inputs: ReportInputs, modalities: Sequence[str], settings: M
 
 def list_metadata_columns(pairs: Artifact, modalities: Sequence[str]) -> list[str]:
     """Return the columns of pairs/ that came along with the content, without those of nested or binary type."""
-    reserved = {PAIR_ID, SOURCE, SOURCE_ROW}
+    reserved = {PAIR_ID, SOURCE, SOURCE_ROW, CONTENT_KEY}
     for name in modalities:
         reserved |= {name, uri_column(name), bytes_column(name)}
     schema = next(pairs.iter_tables()).schema
@@ -240,6 +242,7 @@ def _read_diagnostics(encoder: Artifact) -> dict[str, Any]:
     names = dict.fromkeys(name for epoch in found["losses"] for name in epoch)
     losses = {name: [epoch.get(name) for epoch in found["losses"]] for name in names}
     watched = {name: found.get(name) for name in ("held_back_retrieval", "best_epoch")}
+    watched[GROWN_FROM] = encoder.read_manifest().properties.get(GROWN_FROM)
     return {**{name: found[name] for name in ("before", "after", "measured_on")}, "losses": losses, **watched}
 
 

@@ -11,6 +11,7 @@ from mmcsal_core.artifacts import Artifact
 from mmcsal_core.errors import ConfigError, DataError
 from mmcsal_core.neighbors.sorted_tables import locate_ids, read_schema
 from mmcsal_core.schema import (
+    CONTENT_KEY,
     COST_COLUMN,
     NEAR_DUPLICATE_COUNT,
     PAIR_ID,
@@ -51,8 +52,8 @@ class RunOrigin:
 
 
 def list_carried(pairs: pa.Schema, modalities: Sequence[str]) -> list[pa.Field]:
-    """Return the columns that a selection carries over from pairs/: all but ids and stored bytes."""
-    left_behind = {PAIR_ID, SOURCE_ROW, *map(bytes_column, modalities)}
+    """Return the columns that a selection carries over from pairs/: all but ids, keys and stored bytes."""
+    left_behind = {PAIR_ID, SOURCE_ROW, CONTENT_KEY, *map(bytes_column, modalities)}
     return [field for field in pairs if field.name not in left_behind]
 
 

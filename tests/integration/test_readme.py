@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
 from tests.corpora import write_clip_folder, write_image_text_parquet
@@ -69,7 +71,7 @@ def test_every_command_of_the_readme_is_in_a_block_that_a_test_runs() -> None:
     marks = set(re.findall(r"<!-- (.*?) -->", README))
     files, runs = (
         {"file: first.yaml", "file: clips.yaml"},
-        {"own pairs", "constraints", "evaluate", "folder", "cluster"},
+        {"own pairs", "constraints", "evaluate", "growth", "folder", "cluster"},
     )
     assert marks == {*files, *(f"run: {name}" for name in runs), "sql"}
 
@@ -113,6 +115,18 @@ def test_evaluate(own_pairs: str, workplace: Path) -> None:
     assert "| k-means on features |" in printed
     assert "checks hold" in printed
     assert (workplace / "out" / "run_id=first" / "evaluation" / "curves_features.svg").exists()
+
+
+def test_growth(own_pairs: str, workplace: Path) -> None:
+    shutil.copy(workplace / "out/run_id=first/selection/data/part-00000-of-00001.parquet", workplace / "labelled.parquet")
+    assert "checks hold" in run_block("run: growth", workplace)
+    labelled, picks = (
+        set(pq.read_table(workplace / name)["pair_id"].to_pylist())
+        for name in ("labelled.parquet", "out/run_id=second/selection/data")
+    )
+    assert (len(picks), labelled & picks) == (50, set())
+    page = (workplace / "out" / "run_id=second" / "report" / "index.html").read_text()
+    assert "Kept from run <code>first</code>, where it was fitted to 300 pairs" in page
 
 
 def test_folder(workplace: Path) -> None:

@@ -1,8 +1,9 @@
 """Finished artifacts of a made pool, for the stages that come after them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -84,11 +85,14 @@ def make_unseen(pool: ClusteredPool) -> Vectors:
     return (cosines - np.random.default_rng(4).uniform(0, 0.5, len(cosines))).astype(np.float32)
 
 
-def publish_out_of_fold(encoder: Artifact, ids: Sequence[str], unseen: Vectors) -> None:
+def publish_out_of_fold(
+    encoder: Artifact, ids: Sequence[str], unseen: Vectors, properties: Mapping[str, Any] | None = None
+) -> None:
     """Publish an encoder of which only the out-of-fold cosines are there, in the order of the ids."""
     table = pa.table([pa.array(ids), pa.array(unseen)], schema=out_of_fold_schema())
     plan = encoder.begin("f-encoder", list)
-    encoder.finish(plan, files=[encoder.store.write_table(OUT_OF_FOLD_FILE, table)], num_pairs=len(ids))
+    files = [encoder.store.write_table(OUT_OF_FOLD_FILE, table)]
+    encoder.finish(plan, files=files, num_pairs=len(ids), properties=properties)
 
 
 def publish_neighbors(made: PairArtifacts, num_neighbors: int, rows_per_shard: int) -> PoolArtifacts:

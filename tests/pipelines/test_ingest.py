@@ -124,7 +124,7 @@ def test_every_layout_gives_the_same_pairs(
 def test_columns_stand_in_the_order_of_the_contract(tmp_path: Path) -> None:
     source, configs = _write_content(tmp_path / "source")
     pairs, _ = _publish(_reader(source, configs, tmp_path / "s", with_bytes=True), tmp_path / "run")
-    assert pairs.column_names == ["pair_id", "source", "source_row", "image_uri", "image_bytes", "text"]
+    assert pairs.column_names == ["pair_id", "source", "source_row", "content_key", "image_uri", "image_bytes", "text"]
     assert pairs["source"].to_pylist() == ["a.parquet"] * 4 + ["b.parquet"] * 2
     assert pairs["source_row"].to_pylist() == [0, 1, 2, 3, 0, 1]
     assert pairs["image_uri"][4].as_py() == f"{tmp_path}/source/data/b.parquet#column=image&row=0"
@@ -250,7 +250,7 @@ def test_metadata_passes_through_unchanged(tmp_path: Path) -> None:
         assert pairs.schema.field(name).equals(expected.schema.field(name), check_metadata=True)
     chosen = _source("parquet", tmp_path / "a.parquet", metadata_columns=("score",))
     pairs, _ = _publish(_reader(chosen, CONTENT, tmp_path / "s"), tmp_path / "other")
-    assert pairs.column_names == ["pair_id", "source", "source_row", "image_uri", "text", "score"]
+    assert pairs.column_names == ["pair_id", "source", "source_row", "content_key", "image_uri", "text", "score"]
 
 
 def _write_many(folder: Path, num_pairs: int) -> SourceConfig:

@@ -15,7 +15,7 @@ from mmcsal_core.corpus.references import read_contents
 from mmcsal_core.corpus.sources import SourceConfig, list_source
 from mmcsal_core.errors import ConfigError, DataError
 from mmcsal_core.storage import Store
-from pipelines.ingest import STAGE, IngestConfig, ingest_pairs
+from pipelines.ingest import INDEX, STAGE, IngestConfig, ingest_pairs
 from pipelines.stage_run import Resources, StageProgress, StageRun
 from tests.pipelines.ingested_source import Configs, ingest_source, resolve_modalities
 from tests.s3_server import REGION
@@ -70,9 +70,16 @@ def test_the_stage_indexes_every_archive_once(ray_session: None, tmp_path: Path)
     )
     out, told = Artifact(Store(str(tmp_path / "run")), "pairs", STAGE), list[StageProgress]()
 
-    def ingest(fingerprint: str) -> pa.Table:
+    def ingest(fingerprint: str, out: Artifact = out, earlier: Store | None = None) -> pa.Table:
         run = StageRun(out, fingerprint, Resources(rows_per_shard=256), on_progress=told.append)
-        ingest_pairs(source=source, source_options={}, modalities=modalities, config=IngestConfig(), run=run)
+        ingest_pairs(
+            source=source,
+            source_options={},
+            modalities=modalities,
+            config=IngestConfig(),
+            run=run,
+            earlier_index=earlier,
+        )
         return out.read_table()
 
     _check_corpus(ingest("f"))
@@ -80,6 +87,11 @@ def test_the_stage_indexes_every_archive_once(ray_session: None, tmp_path: Path)
     write_tar(tmp_path / "source" / "d.tar", make_members(2))
     told.clear()
     assert ingest("g").num_rows == 16
+    assert {(each.unit, each.total) for each in told} == {("archives", 1), ("shards", 1)}
+    write_tar(tmp_path / "source" / "e.tar", make_members(3))
+    told.clear()
+    later = Artifact(Store(str(tmp_path / "later")), "pairs", STAGE)
+    assert ingest("f", later, out.run.child(INDEX)).num_rows == 19
     assert {(each.unit, each.total) for each in told} == {("archives", 1), ("shards", 1)}
     (tmp_path / "source" / "d.tar").write_bytes(b"no archive" * 200)
     with pytest.raises(Exception, match=r"d\.tar is not readable as a tar archive"):

@@ -13,7 +13,7 @@ from mmcsal_core.neighbors.backbone_space import reduce_features
 from mmcsal_core.neighbors.index import decode_index, find_rows
 from mmcsal_core.neighbors.stored_spaces import read_backbone_spaces
 from mmcsal_core.neighbors.stored_suspicion import WITNESSES, publish_suspicion, read_suspicion
-from mmcsal_core.neighbors.suspicion import measure_consistency
+from mmcsal_core.neighbors.suspicion import measure_alignment, measure_consistency
 from mmcsal_core.schema import PAIR_ID, SUSPICION_FILE, backbone_space, neighbor_schema, suspicion_schema
 from mmcsal_core.selection import SelectionConfig, measure_suspicion
 from mmcsal_core.storage import Store
@@ -76,6 +76,23 @@ def test_without_out_of_fold_cosines_those_of_the_encoder_stand_in(made: PairArt
     z, search = made.pool.embeddings, SelectionConfig(search=CONFIG)
     expected = measure_suspicion(z, features=made.pool.features, config=search)
     np.testing.assert_array_equal(table["suspicion"].to_numpy(), expected[::-1])
+
+
+def test_an_encoder_that_was_kept_speaks_out_of_fold_for_pairs_that_it_has_not_seen(
+    made: PairArtifacts, tmp_path: Path
+) -> None:
+    kept = Artifact(Store(str(tmp_path)), "encoder", "train")
+    publish_out_of_fold(kept, made.ids[100:], made.unseen[100:], {"grown_from": {"run_id": "one", "num_pairs": 500}})
+    out = publish_without_ray(replace(made, encoder=kept), tmp_path / "run", 600)
+    table = read_suspicion(out, pa.chunked_array([made.ids]))
+    unseen = np.concatenate([measure_alignment(made.pool.embeddings)[:100], made.unseen[100:]]).astype(np.float32)
+    np.testing.assert_allclose(table["out_of_fold_alignment"].to_numpy(), unseen, atol=1e-6)
+    alone = 2 * unseen - measure_alignment(made.pool.embeddings)  # of which the mean with the alignment is `unseen`
+    search = SelectionConfig(search=CONFIG)
+    expected = measure_suspicion(
+        made.pool.embeddings, features=made.pool.features, out_of_fold_alignment=alone, config=search
+    )
+    np.testing.assert_allclose(table["suspicion"].to_numpy(), expected, atol=0.01)
 
 
 def test_suspicion_survives_a_kill_before_the_manifest_and_names_a_pair_that_is_missing(

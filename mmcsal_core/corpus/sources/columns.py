@@ -8,10 +8,22 @@ import pyarrow as pa
 from mmcsal_core.corpus.modality import ModalityConfig
 from mmcsal_core.corpus.sources.config import STEM, Access, SourceConfig, find_access
 from mmcsal_core.errors import ConfigError
-from mmcsal_core.schema import PAIR_ID, ROW, SOURCE, SOURCE_ROW, bytes_column, selection_schema, uri_column
+from mmcsal_core.schema import (
+    CONTENT_KEY,
+    PAIR_ID,
+    ROW,
+    SOURCE,
+    SOURCE_ROW,
+    bytes_column,
+    selection_schema,
+    uri_column,
+)
 
 PROBLEM_REASON, PROBLEM_MESSAGE = "problem_reason", "problem_message"
 """Columns of the table of a tar archive: why a row is no pair, null where it may be one."""
+
+FOLDER_VERSION = "files_version"
+"""Column of a folder's listing: the versions of a stem's files."""
 
 _EXPECTED: dict[Access, str] = {
     "inline": "text",
@@ -60,7 +72,8 @@ def metadata_fields(
     """Return the fields of the source that pass through, in the order configured, else in the source's own order."""
     if source.metadata_columns is not None:
         return [schema.field(name) for name in source.metadata_columns]
-    used = {source.pair_id_column, *((PROBLEM_REASON, PROBLEM_MESSAGE) if source.kind == "webdataset" else ())}
+    own = {"webdataset": (PROBLEM_REASON, PROBLEM_MESSAGE), "folder": (FOLDER_VERSION,)}
+    used = {source.pair_id_column, *own.get(source.kind, ())}
     for name, modality in modalities.items():
         is_file = find_access(source, modality) == "files"
         used.add(files_column(name) if is_file else modality_column(modality))
@@ -68,9 +81,9 @@ def metadata_fields(
 
 
 def folder_schema(modalities: Sequence[str]) -> pa.Schema:
-    """Return the schema of a folder's listing: one row a stem, one list of files a modality."""
+    """Return the schema of a folder's listing: one row a stem, one list of files a modality, their versions."""
     lists = [pa.field(files_column(name), pa.list_(pa.string())) for name in modalities]
-    return pa.schema([pa.field(STEM, pa.string()), *lists])
+    return pa.schema([pa.field(STEM, pa.string()), *lists, pa.field(FOLDER_VERSION, pa.string())])
 
 
 def _check_modality(source: SourceConfig, name: str, modality: ModalityConfig, schema: pa.Schema) -> None:
@@ -101,7 +114,7 @@ def _find_field(column: str, key: str, schema: pa.Schema) -> pa.Field:
 
 
 def _check_clashes(source: SourceConfig, modalities: Mapping[str, ModalityConfig], schema: pa.Schema) -> None:
-    reserved = {PAIR_ID, SOURCE, SOURCE_ROW, ROW, *selection_schema(list(modalities), ()).names}
+    reserved = {PAIR_ID, SOURCE, SOURCE_ROW, CONTENT_KEY, ROW, *selection_schema(list(modalities), ()).names}
     if source.kind == "webdataset":
         _check_keys(source, modalities)
     taken = reserved & set(modalities)

@@ -26,6 +26,7 @@ from mmcsal_core.corpus.sources.locations import (
     STORE_ERRORS,
     FoundFile,
     FoundFiles,
+    describe_version,
     find_files,
     open_filesystem,
 )
@@ -56,6 +57,7 @@ class SourceFile:
         url: how workers open it.
         num_rows: rows in it.
         num_bytes: size; of all files, for a folder.
+        version: what tells it from what the file held before; that of all files, for a folder.
         staged: name of the Parquet copy in the listing's staging store, where there is one.
         table: the rows of a source that is not Parquet, until they are staged.
     """
@@ -64,6 +66,7 @@ class SourceFile:
     url: str
     num_rows: int
     num_bytes: int
+    version: str = ""
     staged: str | None = None
     table: pa.Table | None = field(default=None, repr=False, compare=False)
 
@@ -201,7 +204,7 @@ def _list_folder(
 
 def _list_archives(found: FoundFiles, tables: Sequence[TarTable]) -> tuple[list[SourceFile], list[pa.Schema]]:
     files = [
-        SourceFile(file.name, file.url, table.num_rows, file.num_bytes, staged=table.name)
+        SourceFile(file.name, file.url, table.num_rows, file.num_bytes, describe_version(file), staged=table.name)
         for file, table in zip(found.files, tables, strict=True)
     ]
     return files, [table.schema for table in tables if table.schema is not None]
@@ -226,10 +229,11 @@ def _list_table(source: SourceConfig, file: FoundFile, options: Mapping[str, Any
     if _is_parquet(source, file):
         with open_parquet(file.url, options) as parquet:
             num_rows, schema = parquet.metadata.num_rows, parquet.schema_arrow
-        return SourceFile(file.name, file.url, num_rows, file.num_bytes), schema
+        return SourceFile(file.name, file.url, num_rows, file.num_bytes, describe_version(file)), schema
     data = _read_file(file.url, options)
     table = (parse_csv if file.name.lower().endswith(".csv") else parse_jsonl)(data, file.url)
-    return SourceFile(file.name, file.url, table.num_rows, file.num_bytes, table=table), table.schema
+    listed = SourceFile(file.name, file.url, table.num_rows, file.num_bytes, describe_version(file), table=table)
+    return listed, table.schema
 
 
 def _read_file(url: str, options: Mapping[str, Any]) -> bytes:
@@ -268,5 +272,5 @@ def _unify_schemas(source: SourceConfig, schemas: Sequence[pa.Schema]) -> pa.Sch
 def _hash_files(found: FoundFiles) -> str:
     digest = hashlib.sha256(found.root.encode())
     for file in found.files:
-        digest.update(f"\n{file.name}\n{file.num_bytes}\n{file.version}".encode())
+        digest.update(f"\n{file.name}\n{describe_version(file)}".encode())
     return digest.hexdigest()[:32]

@@ -59,6 +59,11 @@ class FoundFiles:
     is_single: bool = False
 
 
+def describe_version(file: FoundFile) -> str:
+    """Return what tells a file from what its name stood for before: its size and version."""
+    return f"{file.num_bytes}\n{file.version}"
+
+
 def select_options(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the storage options that apply to `url`: those under its protocol, and the flat ones on object stores."""
     protocol = get_protocol(url)

@@ -20,6 +20,7 @@ from mmcsal_core.corpus.pair_id import build_pair_ids, cast_pair_ids
 from mmcsal_core.corpus.references import make_reference, read_contents, store_content
 from mmcsal_core.corpus.reject import RejectPair
 from mmcsal_core.corpus.sources.columns import (
+    FOLDER_VERSION,
     PROBLEM_MESSAGE,
     PROBLEM_REASON,
     files_column,
@@ -27,11 +28,13 @@ from mmcsal_core.corpus.sources.columns import (
     modality_column,
 )
 from mmcsal_core.corpus.sources.config import STEM, find_access
+from mmcsal_core.corpus.sources.content_keys import hash_contents
 from mmcsal_core.corpus.sources.invalid_text import blank_invalid_text
 from mmcsal_core.corpus.sources.listing import FOLDER_NAME, SourceListing
 from mmcsal_core.corpus.sources.locations import parent_url, resolve_uri
 from mmcsal_core.corpus.sources.rows import find_missing_content, locate_rows, read_source_rows
 from mmcsal_core.schema import (
+    CONTENT_KEY,
     PAIR_ID,
     SOURCE,
     SOURCE_ROW,
@@ -129,8 +132,9 @@ class PairReader:
         for row in duplicates[(duplicates >= start) & (duplicates < stop)] - start:
             message = f"pair_id {ids[int(row)].as_py()!r} stands in an earlier row of the source; make ids unique"
             verdicts.reject(int(row), None, RejectPair("duplicate_id", message))
-        columns = {name: places[name] for name in places.column_names}
-        columns.update(self._read_columns(start, stop, verdicts))
+        columns = self._read_columns(start, stop, verdicts)
+        columns.update({name: places[name] for name in places.column_names})
+        columns[CONTENT_KEY] = self._hash_contents(start, stop, columns)
         pairs = pa.table(columns, schema=pair_schema(self.listing, self.modalities))
         if self.with_bytes:
             pairs = self._add_bytes(pairs, verdicts)
@@ -195,6 +199,18 @@ class PairReader:
         columns.update({name: rows[name] for name in metadata})
         return columns
 
+    def _hash_contents(self, start: int, stop: int, columns: Mapping[str, Any]) -> pa.Array:
+        source = self.listing.source
+        access = {name: find_access(source, modality) for name, modality in self.modalities.items()}
+        contents = [columns[name if way == "inline" else uri_column(name)] for name, way in access.items()]
+        versions: list[str | None] = [None] * (stop - start)
+        if source.kind == "folder":
+            versions = read_source_rows(self.listing, start, stop, [FOLDER_VERSION], self.options)[0].to_pylist()
+        elif {"content", "files"} & set(access.values()):
+            parts = locate_rows(self.listing, start, stop)
+            versions = [part.file.version for part in parts for _ in range(part.start, part.stop)]
+        return hash_contents(contents, versions)
+
     def _read_ahead(self) -> list[str]:
         source = self.listing.source
         access = {name: find_access(source, modality) for name, modality in self.modalities.items()}
@@ -246,6 +262,7 @@ def pair_schema(listing: SourceListing, modalities: Mapping[str, ModalityConfig]
         describe_field(PAIR_ID, pa.string(), "unique id of the pair"),
         describe_field(SOURCE, pa.string(), "source file, relative to the source root"),
         describe_field(SOURCE_ROW, pa.int64(), "row in the source file", "row"),
+        describe_field(CONTENT_KEY, pa.string(), "changes where the content of the pair may have changed"),
     ]
     for name, modality in modalities.items():
         if find_access(listing.source, modality) == "inline":

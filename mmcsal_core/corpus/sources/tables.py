@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.csv
 
 from mmcsal_core.corpus.modality import ModalityConfig
-from mmcsal_core.corpus.sources.columns import files_column, folder_schema
+from mmcsal_core.corpus.sources.columns import FOLDER_VERSION, files_column, folder_schema
 from mmcsal_core.corpus.sources.config import STEM
-from mmcsal_core.corpus.sources.locations import FoundFile
+from mmcsal_core.corpus.sources.locations import FoundFile, describe_version
 from mmcsal_core.errors import DataError
 
 _BLOCK_BYTES = 2**20
@@ -85,11 +85,15 @@ def pair_by_stem(files: Sequence[FoundFile], modalities: Mapping[str, ModalityCo
         `folder_schema`, one row a stem, sorted by stem; a list is empty where the modality has no file.
     """
     stems: dict[str, dict[str, list[str]]] = {}
+    versions: dict[str, list[str]] = {}
     for file in files:
         path = PurePosixPath(file.name)
         for name, modality in modalities.items():
             if path.suffix.lower() in modality.suffixes:
-                stems.setdefault(str(path.with_suffix("")), {}).setdefault(name, []).append(file.url)
+                stem = str(path.with_suffix(""))
+                stems.setdefault(stem, {}).setdefault(name, []).append(file.url)
+                versions.setdefault(stem, []).append(f"{file.name}\n{describe_version(file)}")
     ordered = sorted(stems)
     columns = {files_column(name): [stems[stem].get(name, []) for stem in ordered] for name in modalities}
-    return pa.table({STEM: ordered, **columns}, schema=folder_schema(list(modalities)))
+    joined = ["\n".join(versions[stem]) for stem in ordered]
+    return pa.table({STEM: ordered, **columns, FOLDER_VERSION: joined}, schema=folder_schema(list(modalities)))
