@@ -118,7 +118,8 @@ def test_evaluate(own_pairs: str, workplace: Path) -> None:
 
 
 def test_growth(own_pairs: str, workplace: Path) -> None:
-    shutil.copy(workplace / "out/run_id=first/selection/data/part-00000-of-00001.parquet", workplace / "labelled.parquet")
+    picked = "out/run_id=first/selection/data/part-00000-of-00001.parquet"
+    shutil.copy(workplace / picked, workplace / "labelled.parquet")
     assert "checks hold" in run_block("run: growth", workplace)
     labelled, picks = (
         set(pq.read_table(workplace / name)["pair_id"].to_pylist())
