@@ -1,6 +1,7 @@
 """A proxy in front of the tests' S3 server that does what networks and stores do: fails, throttles, stalls, cuts off.
 
-Faults are queued by the test, one a request that they apply to; all other requests pass. The server behind is real.
+Faults are queued by the test, one a request that they apply to, or befall a share of all requests at random; all other
+requests pass. The server behind is real.
 """
 
 import http.client
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from random import Random
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
@@ -24,6 +26,16 @@ _BODIES = {
 }
 
 
+_PASSING: dict[str, tuple[Fault, ...]] = {
+    "GET": ("500", "503", "reset", "stall", "truncate"),
+    "HEAD": ("500", "503", "reset", "stall"),
+    "PUT": ("500", "503", "reset", "stall", "lost answer"),
+    "POST": ("500", "503", "reset", "stall"),
+    "DELETE": ("500", "503", "reset", "stall", "lost answer"),
+}
+"""What passes when the request is made again."""
+
+
 @dataclass
 class FaultProxy:
     """What a test talks to.
@@ -32,12 +44,16 @@ class FaultProxy:
         endpoint: URL to configure as the endpoint of the store.
         stall_s: how long a stalled request is held.
         dropped_headers: in lower case, that do not reach the server.
+        share: of the requests that meet a random fault.
+        random: draws them.
         met: the faults that have happened.
     """
 
     endpoint: str
     stall_s: float = 5.0
     dropped_headers: set[str] = field(default_factory=set)
+    share: float = 0.0
+    random: Random = field(default_factory=Random)
     met: list[tuple[Fault, str, str]] = field(default_factory=list)
     _queue: list[tuple[Fault, str, str]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -55,6 +71,10 @@ class FaultProxy:
                     self._queue.remove(planned)
                     self.met.append(planned)
                     return planned[0]
+            if self.random.random() < self.share:
+                fault = self.random.choice(_PASSING[method] if method in _PASSING else _PASSING["GET"])
+                self.met.append((fault, method, path))
+                return fault
         return None
 
     @property
