@@ -38,7 +38,7 @@ from mmcsal_core.settings import Settings
 from pipelines.growth import UNKNOWN, EarlierFeatures, EarlierRun, find_known_rows
 from pipelines.shard_embedder import DecodedShard, ShardEmbedder
 from pipelines.shard_pool import MAX_RESTARTS, describe_shards, drain, map_on_actors
-from pipelines.stage_run import Resources, StageRun
+from pipelines.stage_run import Resources, StageRun, reserve_memory
 
 STAGE = "features"
 
@@ -145,7 +145,7 @@ def extract_features(
             "config": config,
             "resources": run.resources,
         }
-        decoded = _decode_on_readers(missing, known, pairs, decoder, run.resources.num_readers)
+        decoded = decode_on_readers(missing, known, pairs, decoder, run.resources)
         pool = map_on_actors(decoded, len(missing), _EmbedAndCommit, constructor, run.resources, on_gpu=True)
         drain(pool, run, len(missing))
     properties = {
@@ -210,9 +210,10 @@ def _describe_known_shards(shards: Sequence[ShardRange], known: Rows) -> ray.dat
     return ray.data.from_items(rows, override_num_blocks=len(rows))
 
 
-def _decode_on_readers(
-    shards: Sequence[ShardRange], known: Rows | None, pairs: Artifact, decoder: ChunkDecoder, num_readers: int
+def decode_on_readers(
+    shards: Sequence[ShardRange], known: Rows | None, pairs: Artifact, decoder: ChunkDecoder, resources: Resources
 ) -> ray.data.Dataset:
+    """Decode shards in Ray tasks, one row and one block a shard; arguments as in `decode_shard`."""
     with warnings.catch_warnings():
         # Ray 2.60 warns of every option that it passes to the task as it is, and has no other way to bound retries yet.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
@@ -220,10 +221,11 @@ def _decode_on_readers(
         return described.map_batches(
             _decode_batch,
             fn_kwargs={"pairs": pairs, "decoder": decoder},
-            compute=ray.data.TaskPoolStrategy(size=num_readers),
+            compute=ray.data.TaskPoolStrategy(size=resources.num_readers),
             batch_size=1,
             batch_format="pyarrow",
             max_retries=MAX_RESTARTS,
+            **reserve_memory(resources.memory_per_reader_gb),
         )
 
 

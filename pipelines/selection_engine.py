@@ -48,6 +48,7 @@ def choose_engine(resources: Resources) -> Engine:
         num_cpus=min(1.0, resources.cpus_per_actor),
         screening=screening,
         num_gpus=resources.selection_gpus,
+        memory_gb=resources.selection_memory_gb,
     )
 
 
@@ -68,12 +69,18 @@ class RayEngine:
         num_cpus: that Ray reserves for each; an actor computes on one thread.
         screening: as for `LocalEngine`.
         num_gpus: that Ray reserves for each; k-center multiplies on them, by numpy where a node has none after all.
+        memory_gb: that Ray reserves for each; None reserves none.
     """
 
     def __init__(
-        self, num_actors: int, num_cpus: float = 1.0, screening: Screening = "off", num_gpus: float = 0.0
+        self,
+        num_actors: int,
+        num_cpus: float = 1.0,
+        screening: Screening = "off",
+        num_gpus: float = 0.0,
+        memory_gb: float | None = None,
     ) -> None:
-        self.actors = ShardActors(num_actors, num_cpus, num_gpus)
+        self.actors = ShardActors(num_actors, num_cpus, num_gpus, memory_gb)
         self._screening: Screening = screening
         self._num_gpus = num_gpus
 

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from mmcsal_core.neighbors.vectors import Rows
 from mmcsal_core.selection.engine.local_shards import Shard
+from pipelines.stage_run import reserve_memory
 
 MAX_RESTARTS = 3
 """Deaths in the place of one actor before the selection fails."""
@@ -86,10 +87,12 @@ class ShardActors:
         num_actors: to start.
         num_cpus: that Ray reserves for each.
         num_gpus: that Ray reserves for each.
+        memory_gb: that Ray reserves for each; None reserves none.
     """
 
-    def __init__(self, num_actors: int, num_cpus: float, num_gpus: float = 0.0) -> None:
-        places = {"num_cpus": num_cpus, "num_gpus": num_gpus, "scheduling_strategy": "SPREAD"}
+    def __init__(self, num_actors: int, num_cpus: float, num_gpus: float = 0.0, memory_gb: float | None = None) -> None:
+        places: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "scheduling_strategy": "SPREAD"}
+        places |= reserve_memory(memory_gb)
         self._num_cpus, self._num_gpus = num_cpus, num_gpus
         self._start = ray.remote(ShardActor).options(**places, max_restarts=0, max_task_retries=0).remote
         self.handles = [self._start() for _ in range(num_actors)]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import ray.data
 
 from mmcsal_core.artifacts import ShardRange
-from pipelines.stage_run import Resources, StageProgress, StageRun
+from pipelines.stage_run import Resources, StageProgress, StageRun, reserve_memory
 
 MAX_RESTARTS = 3
 """Restarts of a crashed actor, and attempts at a task, before the stage fails; Ray's own default is for ever."""
@@ -57,8 +57,7 @@ def map_on_actors(
     }
     if on_gpu and resources.gpus_per_actor:
         options["num_gpus"] = resources.gpus_per_actor
-    if resources.memory_per_actor_gb:
-        options["memory"] = int(resources.memory_per_actor_gb * 2**30)
+    options |= reserve_memory(resources.memory_per_actor_gb)
     with warnings.catch_warnings():
         # Ray 2.60 warns of options that it passes on to the actor, and has no other way to bound restarts yet.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")

@@ -25,12 +25,16 @@ class Resources(Settings):
     num_actors: int = Field(1, ge=1, description="workers that hold a backbone, an encoder or an index")
     cpus_per_actor: float = Field(1.0, gt=0, description="CPU cores a worker; also its threads, at least one")
     gpus_per_actor: float = Field(0.0, ge=0, description="GPUs a worker; 0 computes on the CPU")
-    memory_per_actor_gb: float | None = Field(None, gt=0, description="memory that Ray reserves for a worker")
+    memory_per_actor_gb: float | None = Field(None, gt=0, description="memory that Ray reserves for such a worker, GiB")
+    memory_per_reader_gb: float | None = Field(None, gt=0, description="memory that Ray reserves for a reader, GiB")
     selection_actors: int = Field(
         0, ge=0, description="actors that hold the pool while pairs are picked, a core each; 0 picks in the driver"
     )
     selection_gpus: float = Field(
         0.0, ge=0, description="GPUs a selection actor, on which k-center multiplies; it changes no pick"
+    )
+    selection_memory_gb: float | None = Field(
+        None, gt=0, description="memory that Ray reserves for a selection actor, GiB"
     )
     selection_screening: Screening = Field(
         "off", description="cheaper products that k-center tries first: off, prefix, int8, or auto for the fastest"
@@ -45,6 +49,11 @@ class Resources(Settings):
     def describe_training(self) -> dict[str, int | bool]:
         """Return what of these resources changes a trained encoder."""
         return {"workers": self.train_workers, "threads": self.num_threads, "gpu": self.gpus_per_actor > 0}
+
+
+def reserve_memory(num_gb: float | None) -> dict[str, int]:
+    """Return Ray's option that reserves so many GiB for a task or an actor; none where nothing is configured."""
+    return {} if num_gb is None else {"memory": int(num_gb * 2**30)}
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from mmcsal_core.schema import GROWN_FROM, OUT_OF_FOLD_FILE
 from mmcsal_core.storage import FileRecord, Store, hash_bytes
 from pipelines.fit_checkpoints import CHECKPOINTS, FitProgress, read_progress
 from pipelines.growth import EarlierRun, copy_encoder
-from pipelines.stage_run import StageProgress, StageRun
+from pipelines.stage_run import StageProgress, StageRun, reserve_memory
 from pipelines.train_worker import METRICS_FILE, TrainTask, train_on_worker
 
 STAGE = "train"
@@ -161,8 +161,7 @@ def _fit_on_workers(task: TrainTask) -> None:
     """Run the fit to its end; runs in a Ray task of its own."""
     resources = task.resources
     per_worker = {"CPU": resources.cpus_per_actor, **({"GPU": resources.gpus_per_actor} if task.uses_gpu else {})}
-    if resources.memory_per_actor_gb:
-        per_worker["memory"] = int(resources.memory_per_actor_gb * 2**30)
+    per_worker |= reserve_memory(resources.memory_per_actor_gb)
     with tempfile.TemporaryDirectory(prefix="mmcsal-train-") as scratch:
         trainer = ray.train.torch.TorchTrainer(
             train_on_worker,

@@ -1,0 +1,56 @@
+"""What Ray is asked to reserve for each kind of worker, as Ray itself tells it."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import ray
+
+from mmcsal_core.artifacts import Artifact, ShardRange, plan_ranges
+from mmcsal_core.corpus.decode_chunk import ChunkDecoder
+from mmcsal_core.storage import Store
+from pipelines.features import decode_on_readers
+from pipelines.selection_engine import RayEngine, choose_engine
+from pipelines.shard_pool import run_shards
+from pipelines.stage_run import Resources, StageRun, reserve_memory
+
+GIB = 2**30
+
+
+class Teller:
+    """A worker that writes down what it was given."""
+
+    def __init__(self, told: Store) -> None:
+        self._told = told
+
+    def run_shard(self, shard: ShardRange) -> None:
+        self._told.write_json("actor.json", ray.get_runtime_context().get_assigned_resources())
+
+
+class TellingDecoder(ChunkDecoder):
+    """A decoder that ends the stage with what its reader was given."""
+
+    def decode_chunk(self, pairs: pa.Table, stage: str) -> tuple[pa.RecordBatch, pa.Table]:
+        raise RuntimeError(f"memory {ray.get_runtime_context().get_assigned_resources()['memory']:.0f}")
+
+
+def test_memory_is_reserved_for_every_kind_of_worker(ray_session: None, tmp_path: Path) -> None:
+    told = Store(str(tmp_path / "told"))
+    resources = Resources(memory_per_actor_gb=0.5, memory_per_reader_gb=0.25, selection_memory_gb=0.125)
+    run = StageRun(Artifact(Store(str(tmp_path)), "out", "features"), "f", resources)
+    run_shards(plan_ranges(1, 1), Teller, {"told": told}, run)
+    assert told.read_json("actor.json")["memory"] == GIB / 2
+    pairs = Artifact(Store(str(tmp_path)), "pairs", "ingest")
+    plan = pairs.begin("f", lambda: plan_ranges(1, 1))
+    pairs.commit_shard(plan, plan.shards[0], pa.table({"pair_id": ["a"]}))
+    pairs.finish(plan)
+    with pytest.raises(Exception, match=f"memory {GIB // 4}"):
+        decode_on_readers(plan.shards, None, pairs, TellingDecoder({}), resources).materialize()
+    engine = choose_engine(resources.model_copy(update={"selection_actors": 1, "cpus_per_actor": 0.1}))
+    assert isinstance(engine, RayEngine)
+    find = lambda _: ray.get_runtime_context().get_assigned_resources()  # noqa: E731
+    assert ray.get(engine.actors.handles[0].__ray_call__.remote(find))["memory"] == GIB / 8
+
+
+def test_nothing_is_reserved_unasked() -> None:
+    assert reserve_memory(None) == {}
