@@ -204,12 +204,6 @@ def _read_known(batch: pa.Table) -> Rows:
     return np.frombuffer(batch[_KNOWN][0].as_py(), dtype=np.int64)
 
 
-def _describe_known_shards(shards: Sequence[ShardRange], known: Rows) -> ray.data.Dataset:
-    """Return a dataset of one row and one block a shard, with what is known of its pairs."""
-    rows = [{**shard.model_dump(), _KNOWN: known[shard.start : shard.stop].tobytes()} for shard in shards]
-    return ray.data.from_items(rows, override_num_blocks=len(rows))
-
-
 def decode_on_readers(
     shards: Sequence[ShardRange], known: Rows | None, pairs: Artifact, decoder: ChunkDecoder, resources: Resources
 ) -> ray.data.Dataset:
@@ -217,8 +211,8 @@ def decode_on_readers(
     with warnings.catch_warnings():
         # Ray 2.60 warns of every option that it passes to the task as it is, and has no other way to bound retries yet.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
-        described = describe_shards(shards) if known is None else _describe_known_shards(shards, known)
-        return described.map_batches(
+        spans = {} if known is None else {_KNOWN: [known[shard.start : shard.stop].tobytes() for shard in shards]}
+        return describe_shards(shards, spans).map_batches(
             _decode_batch,
             fn_kwargs={"pairs": pairs, "decoder": decoder},
             compute=ray.data.TaskPoolStrategy(size=resources.num_readers),

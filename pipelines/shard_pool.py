@@ -64,9 +64,23 @@ def map_on_actors(
         return dataset.map_batches(worker, fn_constructor_kwargs=dict(constructor), **options)
 
 
-def describe_shards(shards: Sequence[ShardRange]) -> ray.data.Dataset:
-    """Return a dataset of one row and one block a shard."""
-    return ray.data.from_items([shard.model_dump() for shard in shards], override_num_blocks=len(shards))
+def describe_shards(shards: Sequence[ShardRange], known: Mapping[str, Sequence[Any]] | None = None) -> ray.data.Dataset:
+    """Return a dataset of one row and one block a shard.
+
+    What its workers raise arrives as it is: Ray's own wrapping leaves the cause behind, since a pickled error has none.
+
+    Args:
+        shards: at least one.
+        known: further columns, a value a shard.
+    """
+    columns = known or {}
+    rows = [
+        shard.model_dump() | {name: values[i] for name, values in columns.items()} for i, shard in enumerate(shards)
+    ]
+    context = ray.data.DataContext.get_current().copy()
+    context.raise_original_map_exception = True
+    with ray.data.DataContext.current(context):
+        return ray.data.from_items(rows, override_num_blocks=len(rows))
 
 
 def run_shards(
