@@ -3,7 +3,7 @@
 Where a backbone's last block is to be trained, features/ also keeps what goes into it, in half precision.
 
 Two pools work side by side through Ray Data: CPU tasks read and decode a shard, actors that hold the backbones embed
-and publish it. One row is one shard; a decoded shard travels as Arrow IPC in a binary cell, one record batch a chunk.
+and publish it. One row is one shard.
 Size shards so that a decoded one is a small part of Ray's object store: 256 images of 224 px take 39 MB.
 
 Sub-batches are cut from the decodable pairs of one chunk, so the vectors do not depend on how chunks make up shards.
@@ -35,15 +35,13 @@ from mmcsal_core.errors import GateError
 from mmcsal_core.neighbors.vectors import Rows
 from mmcsal_core.schema import GROWN_FROM, ROW, feature_column, hidden_column
 from mmcsal_core.settings import Settings
-from pipelines.growth import UNKNOWN, EarlierFeatures, EarlierRun, find_known_rows
-from pipelines.shard_embedder import DecodedShard, ShardEmbedder
+from pipelines.growth import EarlierFeatures, EarlierRun, find_known_rows
+from pipelines.shard_decoder import KNOWN, UNKNOWN, decode_batch, read_decoded, read_known, read_range
+from pipelines.shard_embedder import ShardEmbedder
 from pipelines.shard_pool import MAX_RESTARTS, describe_shards, drain, map_on_actors
 from pipelines.stage_run import Resources, StageRun, reserve_memory
 
 STAGE = "features"
-
-_RANGE = list(ShardRange.model_fields)
-_KNOWN = "known"
 
 
 class FeaturesConfig(Settings):
@@ -86,12 +84,10 @@ class _EmbedAndCommit:
         self._embedder = load_embedder(**embedder_args)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        shard = ShardRange(**batch.select(_RANGE).to_pylist()[0])
-        chunks = list(pa.ipc.open_stream(batch["chunks"][0].as_buffer()))
-        rejects = pa.ipc.open_stream(batch["rejects"][0].as_buffer()).read_all()
-        features, rejects = self._embedder.embed_shard(DecodedShard(chunks, rejects))
-        if self._earlier is not None:
-            features = _put_back(features, self._earlier, _read_known(batch), shard.start)
+        shard, known = read_range(batch), read_known(batch)
+        features, rejects = self._embedder.embed_shard(read_decoded(batch))
+        if self._earlier is not None and known is not None:
+            features = _put_back(features, self._earlier, known, shard.start)
         self._out.commit_shard(self._plan, shard, features, rejects)
         return batch.select(["index"])
 
@@ -172,25 +168,6 @@ def _check_hub_models(modalities: Mapping[str, ModalityConfig], config: Features
             check_hugging_face(name, trust_remote_code=config.trust_remote_code, is_split=is_split)
 
 
-def decode_shard(pairs: Artifact, shard: ShardRange, decoder: ChunkDecoder, known: Rows | None = None) -> DecodedShard:
-    """Read and decode rows [start, stop) of pairs/, chunk by chunk.
-
-    Args:
-        pairs: finished.
-        shard: which rows, n of them.
-        decoder: of the modalities.
-        known: (n,), `UNKNOWN` for the rows to decode; the others are left out. None decodes all.
-    """
-    table = pairs.read_rows(shard.start, shard.stop)
-    table = table.add_column(0, ROW, pa.array(range(shard.start, shard.stop), pa.int64()))
-    chunks = [table.slice(i, CHUNK_ROWS) for i in range(0, table.num_rows, CHUNK_ROWS)]
-    if known is not None:
-        wanted = pa.array(known == UNKNOWN)
-        chunks = [chunk.filter(wanted.slice(i * CHUNK_ROWS, CHUNK_ROWS)) for i, chunk in enumerate(chunks)]
-    decoded = [decoder.decode_chunk(chunk, STAGE) for chunk in chunks]
-    return DecodedShard([chunk for chunk, _ in decoded], pa.concat_tables([rejects for _, rejects in decoded]))
-
-
 def _put_back(features: pa.Table, earlier: EarlierFeatures, known: Rows, start: int) -> pa.Table:
     """Return the features of a shard with those of known pairs in between, in the order of the pairs."""
     places = np.flatnonzero(known != UNKNOWN)
@@ -200,10 +177,6 @@ def _put_back(features: pa.Table, earlier: EarlierFeatures, known: Rows, start: 
     return pa.concat_tables([features, taken]).sort_by(ROW).combine_chunks()
 
 
-def _read_known(batch: pa.Table) -> Rows:
-    return np.frombuffer(batch[_KNOWN][0].as_py(), dtype=np.int64)
-
-
 def decode_on_readers(
     shards: Sequence[ShardRange], known: Rows | None, pairs: Artifact, decoder: ChunkDecoder, resources: Resources
 ) -> ray.data.Dataset:
@@ -211,33 +184,16 @@ def decode_on_readers(
     with warnings.catch_warnings():
         # Ray 2.60 warns of every option that it passes to the task as it is, and has no other way to bound retries yet.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
-        spans = {} if known is None else {_KNOWN: [known[shard.start : shard.stop].tobytes() for shard in shards]}
+        spans = {} if known is None else {KNOWN: [known[shard.start : shard.stop].tobytes() for shard in shards]}
         return describe_shards(shards, spans).map_batches(
-            _decode_batch,
-            fn_kwargs={"pairs": pairs, "decoder": decoder},
+            decode_batch,
+            fn_kwargs={"pairs": pairs, "decoder": decoder, "stage": STAGE},
             compute=ray.data.TaskPoolStrategy(size=resources.num_readers),
             batch_size=1,
             batch_format="pyarrow",
             max_retries=MAX_RESTARTS,
             **reserve_memory(resources.memory_per_reader_gb),
         )
-
-
-def _decode_batch(batch: pa.Table, pairs: Artifact, decoder: ChunkDecoder) -> pa.Table:
-    described = ShardRange(**batch.select(_RANGE).to_pylist()[0])
-    shard = decode_shard(pairs, described, decoder, _read_known(batch) if _KNOWN in batch.column_names else None)
-    chunks, rejects = pa.Table.from_batches(shard.chunks), shard.rejects.combine_chunks()
-    return batch.append_column("chunks", _encode_ipc(chunks)).append_column("rejects", _encode_ipc(rejects))
-
-
-def _encode_ipc(table: pa.Table) -> pa.Array:
-    """Return one cell with the table as Arrow IPC, record batch by record batch."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    content = sink.getvalue()
-    offsets = pa.py_buffer(np.array([0, content.size], dtype=np.int64))
-    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, content])
 
 
 def _iter_chunks(pairs: Artifact, num_pairs: int) -> Iterator[pa.Table]:

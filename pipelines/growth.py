@@ -26,9 +26,7 @@ from mmcsal_core.neighbors.vectors import Rows
 from mmcsal_core.schema import CONTENT_KEY, OUT_OF_FOLD_FILE, PAIR_ID, ROW
 from mmcsal_core.settings import Settings
 from mmcsal_core.storage import FileRecord, Store, hash_bytes
-
-UNKNOWN = -1
-"""Stands for a pair that the earlier run does not have."""
+from pipelines.shard_decoder import UNKNOWN
 
 MAX_OPEN_SHARDS = 2
 

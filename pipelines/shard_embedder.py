@@ -6,7 +6,6 @@ vector by less than a hundredth; a pair whose values half precision cannot hold 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -19,17 +18,10 @@ from mmcsal_core.corpus.decode_chunk import PROVENANCE, ChunkDecoder, Failure, d
 from mmcsal_core.corpus.reject import RejectPair
 from mmcsal_core.schema import PAIR_ID, ROW, feature_column, feature_schema, hidden_column
 from mmcsal_core.vector_columns import list_vectors
+from pipelines.shard_decoder import DecodedShard
 
 HalfRows: TypeAlias = npt.NDArray[np.float16]
 """What goes into a last block, (n, hidden_dim)."""
-
-
-@dataclass(frozen=True)
-class DecodedShard:
-    """One record batch a chunk with the pairs that decode, and the rejected pairs of all chunks."""
-
-    chunks: Sequence[pa.RecordBatch]
-    rejects: pa.Table
 
 
 class ShardEmbedder:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -24,6 +25,13 @@ os.environ.update(AWS_SETTINGS)
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """The endpoint URL of an S3 server; a bucket is made with `S3FileSystem(...).mkdir(name, region_name=REGION)`."""
+    with run_s3_server() as endpoint:
+        yield endpoint
+
+
+@contextmanager
+def run_s3_server() -> Iterator[str]:
+    """Run an S3 server and yield its endpoint URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

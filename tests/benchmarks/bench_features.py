@@ -1,12 +1,29 @@
-"""The features stage through Ray Data against the bare loop over the same pairs: same code, same cores, one run.
+"""The features stage through Ray Data against the bare loop over the same pairs, and what memory its workers take.
 
-`make bench` runs it. The ratio counts loading the backbones on both sides, and starting Ray itself on neither.
+`make bench-features` runs it and writes docs/throughput.md. The same code decodes and embeds on both sides, on the same
+core: the whole process tree is bound to one, so that a ratio of 1 means that Ray takes nothing. Each side starts anew
+in a process of its own, loading backbones included; starting Ray itself counts on neither. Sources are a Parquet file
+on disk, and the same file in a real S3 server on this machine, which runs on the other cores.
 """
 
+import argparse
 import json
+import os
+import subprocess
+import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import s3fs
 
 from jobs.cluster import connect_ray
 from jobs.config import JobConfig, parse_config
@@ -15,42 +32,202 @@ from jobs.run import run_job
 from jobs.steps import lay_out
 from mmcsal_core.artifacts import plan_ranges
 from mmcsal_core.corpus.decode_chunk import ChunkDecoder
-from pipelines.features import decode_shard, load_embedder
-from tests.corpora import write_image_text_parquet
+from pipelines.features import STAGE, load_embedder
+from pipelines.shard_decoder import decode_shard
+from tests.benchmarks.selection_machine import describe_machine
+from tests.corpora import make_image_text_table
 from tests.integration.job_process import make_config
+from tests.s3_server import REGION, run_s3_server
 
-NUM_PAIRS = 4096
-IMAGE_PX = 128
+ROOT = Path(__file__).parents[2]
+NUM_DRAWN = 2048
+IMAGE_PX = {"light": 32, "heavy": 128}
+ROWS_PER_SHARD = 1024
+BUCKET = "corpus"
+
+
+def write_corpus(path: Path, num_pairs: int) -> Path:
+    """Write so many pairs, drawings and captions of which come again and again under new ids."""
+    drawn = make_image_text_table(NUM_DRAWN)
+    schema = drawn.schema
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, num_pairs, NUM_DRAWN):
+            table = drawn.slice(0, min(NUM_DRAWN, num_pairs - start))
+            ids = pa.array([f"p{start + i:08d}" for i in range(table.num_rows)])
+            writer.write_table(table.set_column(0, schema.field(0), ids), row_group_size=512)
+    return path
+
+
+def configure(source: str, options: dict[str, Any], output: Path, backbone: str) -> dict[str, Any]:
+    """Describe a job up to its features."""
+    values = make_config(Path("unused"), output, resources={"rows_per_shard": ROWS_PER_SHARD}, source_options=options)
+    values["source"]["url"] = source
+    values["modalities"]["image"]["image_size"] = IMAGE_PX[backbone]
+    return values
 
 
 def time_bare_loop(config: JobConfig) -> float:
     """Decode and embed all pairs in this process; return pairs a second."""
+    pairs = lay_out(config).pairs
+    num_pairs = pairs.read_manifest().pairs_out
     started = time.perf_counter()
     decoder = ChunkDecoder(config.modalities, config.source_options, {})
     embedder = load_embedder(decoder, config.features, config.resources)
-    for shard in plan_ranges(NUM_PAIRS, config.resources.rows_per_shard):
-        embedder.embed_shard(decode_shard(lay_out(config).pairs, shard, decoder))
-    return NUM_PAIRS / (time.perf_counter() - started)
+    for shard in plan_ranges(num_pairs, config.resources.rows_per_shard):
+        embedder.embed_shard(decode_shard(pairs, shard, decoder, STAGE))
+    return num_pairs / (time.perf_counter() - started)
 
 
-def time_stage(config: JobConfig) -> float:
-    """Run the features stage; return pairs a second."""
-    started = time.perf_counter()
-    run_job(config, JsonReporter(), until="features")
-    return NUM_PAIRS / (time.perf_counter() - started)
+class MemoryWatch(threading.Thread):
+    """Watches what this process's descendants hold by themselves, which leaves out Ray's shared object store."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._is_over = threading.Event()
+        self.peaks: dict[str, float] = {}
+
+    def run(self) -> None:
+        while not self._is_over.wait(0.25):
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    name, memory = " ".join(process.cmdline()), process.memory_info()
+                except psutil.Error:
+                    continue
+                for kind in ("_EmbedAndCommit", "decode_batch"):
+                    if kind in name:
+                        held = (memory.rss - memory.shared) / 2**20
+                        self.peaks[kind] = max(self.peaks.get(kind, 0.0), held)
+
+    def stop(self) -> dict[str, float]:
+        """Return the peak of an actor and of a reader, in MiB."""
+        self._is_over.set()
+        self.join()
+        return self.peaks
+
+
+def time_stage(config: JobConfig) -> dict[str, float]:
+    """Run the features stage; return pairs a second and peaks of memory."""
+    with connect_ray(config.ray, config.resources):
+        watch = MemoryWatch()
+        watch.start()
+        started = time.perf_counter()
+        run_job(config, JsonReporter(), until="features")
+        seconds = time.perf_counter() - started
+    num_pairs = lay_out(config).features.read_manifest().pairs_in
+    return {"pairs_per_s": num_pairs / seconds, **watch.stop()}
+
+
+def measure(side: str, values: dict[str, Any], core: int | None) -> dict[str, float]:
+    """Measure one side in a new process, bound to one core where one is named."""
+    arguments = [side, json.dumps(values), "any" if core is None else str(core)]
+    command = [sys.executable, "-m", "tests.benchmarks.bench_features", "--measure", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True, cwd=ROOT)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def measure_here(side: str, values: dict[str, Any], core: str) -> None:
+    """Measure one side in this process and print what came of it."""
+    if core != "any":
+        os.sched_setaffinity(0, {int(core)})
+    config = parse_config(values)
+    found = {"pairs_per_s": time_bare_loop(config)} if side == "bare" else time_stage(config)
+    print(json.dumps(found))
+
+
+@contextmanager
+def serve_corpus(corpus: Path) -> Iterator[dict[str, tuple[str, dict[str, Any]]]]:
+    """Yield where the corpus lies, with storage options: on disk, and on an S3 server that runs meanwhile."""
+    with run_s3_server() as endpoint:
+        options = {"endpoint_url": endpoint}
+        store = s3fs.S3FileSystem(**options, skip_instance_cache=True)
+        store.mkdir(BUCKET, region_name=REGION)
+        store.put(str(corpus), f"{BUCKET}/{corpus.name}")
+        yield {"disk": (str(corpus), {}), "S3": (f"s3://{BUCKET}/{corpus.name}", options)}
+
+
+def compare_throughput(folder: Path, num_pairs: int, backbones: Sequence[str], core: int) -> list[dict[str, Any]]:
+    """Measure both sides for every backbone and source, the bare loop first and last."""
+    rows = []
+    with serve_corpus(write_corpus(folder / "pairs.parquet", num_pairs)) as places:
+        for backbone in backbones:
+            for place, (url, options) in places.items():
+                values = configure(url, options, folder / f"{backbone}-{place}", backbone)
+                run_job(parse_config(values, ["resources.num_actors=2"]), JsonReporter(), until="ingest")
+                stage = measure("stage", values, core)
+                bare = measure("bare", values, core)
+                rates = {"bare": bare["pairs_per_s"], "stage": stage["pairs_per_s"]}
+                rows.append({"backbone": backbone, "place": place, "pairs": num_pairs, **rates})
+                print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def compare_memory(folder: Path, sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """Measure the workers' peaks on corpora of several sizes, on all cores."""
+    rows = []
+    for num_pairs in sizes:
+        corpus = write_corpus(folder / f"{num_pairs}.parquet", num_pairs)
+        values = configure(str(corpus), {}, folder / f"memory-{num_pairs}", "light")
+        run_job(parse_config(values), JsonReporter(), until="ingest")
+        rows.append({"pairs": num_pairs, **measure("stage", values, None)})
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def write_document(throughput: Sequence[dict[str, Any]], memory: Sequence[dict[str, Any]]) -> str:
+    """Return the page."""
+    machine = describe_machine(("torch", "ray", "pyarrow"))
+    lines = [
+        "# Throughput and memory of the features stage",
+        "",
+        "Written by `make bench-features`; do not edit. "
+        f"{datetime.now().astimezone():%Y-%m-%d}, {os.cpu_count()} cores, {machine.processor}; "
+        f"{'; '.join(machine.software)}.",
+        "",
+        "The bare loop decodes and embeds the same pairs with the same code in one process. Both sides have the same",
+        "core and no other; loading backbones counts on both, starting Ray on neither. Light is EfficientNet-Lite0 at "
+        f"{IMAGE_PX['light']} px, heavy at {IMAGE_PX['heavy']} px, each beside WordLlama.",
+        "",
+        "| backbone | source | pairs | bare loop, pairs/s | stage, pairs/s | stage / bare |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {row['backbone']} | {row['place']} | {row['pairs']:,} | {row['bare']:.1f} | {row['stage']:.1f} | "
+            f"{row['stage'] / row['bare']:.3f} |"
+            for row in throughput
+        ),
+        "",
+        f"Peak memory of a worker without what it shares; light backbone, shards of {ROWS_PER_SHARD} pairs:",
+        "",
+        "| pairs | actor, MiB | reader, MiB | pairs/s on all cores |",
+        "|---|---|---|---|",
+        *(
+            f"| {row['pairs']:,} | {row.get('_EmbedAndCommit', 0):.0f} | {row.get('decode_batch', 0):.0f} | "
+            f"{row['pairs_per_s']:.0f} |"
+            for row in memory
+        ),
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Print both rates and their ratio as JSON."""
+    """Measure everything and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--measure", nargs=3, metavar=("SIDE", "VALUES", "CORE"), help="one side, in this process")
+    parser.add_argument("--pairs", type=int, default=20_480)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 200_000], help="corpora for the memory")
+    parser.add_argument("--backbones", nargs="+", choices=tuple(IMAGE_PX), default=list(IMAGE_PX))
+    parser.add_argument("--core", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "throughput.md")
+    asked = parser.parse_args()
+    if asked.measure:
+        side, values, core = asked.measure
+        measure_here(side, json.loads(values), core)
+        return
     with tempfile.TemporaryDirectory() as folder:
-        corpus = write_image_text_parquet(Path(folder) / "pairs.parquet", NUM_PAIRS)
-        values = make_config(corpus, Path(folder) / "out", resources={"rows_per_shard": 512})
-        config = parse_config(values, [f"modalities.image.image_size={IMAGE_PX}"])
-        with connect_ray(config.ray, config.resources):
-            run_job(config, JsonReporter(), until="ingest")
-            bare, stage = time_bare_loop(config), time_stage(config)
-    rates = {"bare_pairs_per_s": round(bare, 1), "stage_pairs_per_s": round(stage, 1), "ratio": round(stage / bare, 3)}
-    print(json.dumps({"num_pairs": NUM_PAIRS, "image_px": IMAGE_PX, **rates}))
+        throughput = compare_throughput(Path(folder), asked.pairs, asked.backbones, asked.core)
+        memory = compare_memory(Path(folder), asked.sizes)
+    asked.output.write_text(write_document(throughput, memory), encoding="utf-8")
+    print(f"wrote {asked.output}")
 
 
 if __name__ == "__main__":

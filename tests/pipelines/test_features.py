@@ -19,8 +19,9 @@ from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
 from mmcsal_core.errors import DataError, GateError
 from mmcsal_core.schema import feature_schema, reject_schema
 from mmcsal_core.storage import Store
-from pipelines.features import STAGE, FeaturesConfig, decode_shard, extract_features, load_embedder
-from pipelines.shard_embedder import DecodedShard, ShardEmbedder
+from pipelines.features import STAGE, FeaturesConfig, extract_features, load_embedder
+from pipelines.shard_decoder import DecodedShard, decode_shard
+from pipelines.shard_embedder import ShardEmbedder
 from pipelines.stage_run import Resources, StageProgress, StageRun
 
 NUM_PAIRS = 300
@@ -69,7 +70,9 @@ def embed_bare(pairs: Artifact, rows_per_shard: int, config: FeaturesConfig) -> 
     decoder = ChunkDecoder(MODALITIES)
     embedder = load_embedder(decoder, config, Resources())
     shards = plan_ranges(NUM_PAIRS, rows_per_shard)
-    tables, rejects = zip(*(embedder.embed_shard(decode_shard(pairs, shard, decoder)) for shard in shards), strict=True)
+    tables, rejects = zip(
+        *(embedder.embed_shard(decode_shard(pairs, shard, decoder, STAGE)) for shard in shards), strict=True
+    )
     return pa.concat_tables(tables).combine_chunks(), pa.concat_tables(rejects).combine_chunks()
 
 
@@ -113,7 +116,7 @@ def test_a_bad_feature_is_rejected_in_the_order_of_the_pairs(tmp_path: Path) -> 
     decoder = ChunkDecoder({"text": MODALITIES["text"]})
     embedder = ShardEmbedder(decoder, {"text": Poisoned()}, batch_size=256, stage=STAGE)
     pairs = publish_pairs(tmp_path, 60)
-    table, rejects = embedder.embed_shard(decode_shard(pairs, plan_ranges(60, 256)[0], decoder))
+    table, rejects = embedder.embed_shard(decode_shard(pairs, plan_ranges(60, 256)[0], decoder, STAGE))
     assert rejects["source_row"].to_pylist() == [2, 3, BLANK]
     assert rejects["reason"].to_pylist() == ["bad_feature", "bad_feature", "empty_text"]
     assert table.num_rows + rejects.num_rows == 60

@@ -32,7 +32,8 @@ from mmcsal_core.storage import Store
 from mmcsal_core.vector_columns import stack_lists, stack_vectors
 from pipelines import embed, features, train
 from pipelines.feature_spool import check_pretrained, spool_features
-from pipelines.features import FeaturesConfig, decode_shard, extract_features, load_embedder
+from pipelines.features import STAGE, FeaturesConfig, extract_features, load_embedder
+from pipelines.shard_decoder import decode_shard
 from pipelines.shard_embedder import ShardEmbedder
 from pipelines.stage_run import Resources, StageRun
 from tests.pipelines.test_features import publish_pairs
@@ -57,7 +58,7 @@ def one_thread() -> None:
 
 def embed_bare(pairs: Artifact, modalities: Mapping[str, ModalityConfig]) -> pa.Table:
     decoder = ChunkDecoder(modalities)
-    shard = decode_shard(pairs, plan_ranges(NUM_PAIRS, 256)[0], decoder)
+    shard = decode_shard(pairs, plan_ranges(NUM_PAIRS, 256)[0], decoder, STAGE)
     return load_embedder(decoder, FeaturesConfig(), Resources()).embed_shard(shard)[0]
 
 
@@ -138,7 +139,7 @@ class Huge:
 def test_values_beyond_half_precision_reject_the_pair(tmp_path: Path) -> None:
     decoder = ChunkDecoder({"text": MODALITIES["text"].model_copy(update={"finetune_last_block": True})})
     embedder = ShardEmbedder(decoder, {"text": Huge()}, batch_size=32, stage=features.STAGE)
-    shard = decode_shard(publish_pairs(tmp_path, 20), plan_ranges(20, 256)[0], decoder)
+    shard = decode_shard(publish_pairs(tmp_path, 20), plan_ranges(20, 256)[0], decoder, STAGE)
     table, rejects = embedder.embed_shard(shard)
     assert rejects["source_row"].to_pylist() == [1]
     assert rejects["reason"].to_pylist() == ["bad_feature"]

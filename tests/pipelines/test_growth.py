@@ -16,7 +16,8 @@ from mmcsal_core.errors import ArtifactError
 from mmcsal_core.schema import CONTENT_KEY, OUT_OF_FOLD_FILE, PAIR_ID, ROW, feature_schema, out_of_fold_schema
 from mmcsal_core.storage import Store
 from mmcsal_core.vector_columns import list_vectors
-from pipelines.growth import UNKNOWN, EarlierFeatures, EarlierRun, copy_encoder, find_known_rows
+from pipelines.growth import EarlierFeatures, EarlierRun, copy_encoder, find_known_rows
+from pipelines.shard_decoder import UNKNOWN
 from tests.pipelines.ingested_source import Configs, ingest_source
 from tests.tar_files import make_members, write_tar
 
