@@ -60,5 +60,9 @@ def _init_arguments(config: RayConfig, resources: Resources) -> dict[str, object
     others = max(resources.train_workers + 1, resources.selection_actors)
     num_cpus = max(config.num_cpus or os.cpu_count() or 1, workers, others)
     local: dict[str, object] = {"address": "local", "num_cpus": num_cpus, "num_gpus": config.num_gpus}
+    if config.object_store_gb is not None:
+        local["object_store_memory"] = int(config.object_store_gb * 2**30)
+    if config.spill_folder is not None:
+        local["object_spilling_directory"] = config.spill_folder
     dashboard: dict[str, object] = {"include_dashboard": config.include_dashboard, "dashboard_host": "127.0.0.1"}
     return {**shared, **local, **dashboard}

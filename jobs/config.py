@@ -55,6 +55,12 @@ class RayConfig(Settings):
     address: str | None = Field(None, description="address of a running cluster, e.g. auto or ray://head:10001")
     num_cpus: int | None = Field(None, ge=1, description="CPU cores of a local Ray; by default all")
     num_gpus: int | None = Field(None, ge=0, description="GPUs of a local Ray; by default all")
+    object_store_gb: float | None = Field(
+        None, ge=0.075, description="memory of a local Ray's object store, GiB; by default Ray's choice"
+    )
+    spill_folder: str | None = Field(
+        None, description="folder for what a local Ray's object store has no room for; by default below its session's"
+    )
     namespace: str | None = Field(None, description="namespace of the job's actors on a shared cluster")
     runtime_env: dict[str, Any] = Field(default_factory=dict, description="Ray's runtime environment for the workers")
     include_dashboard: bool = Field(False, description="start the dashboard of a local Ray, on loopback only")

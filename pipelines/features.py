@@ -142,7 +142,9 @@ def extract_features(
             "resources": run.resources,
         }
         decoded = decode_on_readers(missing, known, pairs, decoder, run.resources)
-        pool = map_on_actors(decoded, len(missing), _EmbedAndCommit, constructor, run.resources, on_gpu=True)
+        pool = map_on_actors(
+            decoded, len(missing), _EmbedAndCommit, constructor, run.resources, on_gpu=True, num_reader_cpus=1
+        )
         drain(pool, run, len(missing))
     properties = {
         "dims": _read_dims(run.out, plan, modalities, feature_column),

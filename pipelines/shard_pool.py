@@ -2,13 +2,19 @@
 
 A worker is a class whose constructor loads what it needs once and whose `run_shard(shard)` publishes one shard itself.
 The rows that travel through Ray are descriptors and counts, never pairs.
+
+A pool starts with as many actors as the nodes have room for, and grows to the number that was asked for as nodes join.
+A pool that asked for all of them at once would take the last core on a small cluster, and wait for readers that wait
+for a core.
 """
 
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
+import ray
 import ray.data
 
 from mmcsal_core.artifacts import ShardRange
@@ -16,6 +22,11 @@ from pipelines.stage_run import Resources, StageProgress, StageRun, reserve_memo
 
 MAX_RESTARTS = 3
 """Restarts of a crashed actor, and attempts at a task, before the stage fails; Ray's own default is for ever."""
+
+
+_ROUNDING = 1e-9
+
+_log = logging.getLogger(__name__)
 
 
 class ShardWorker(Protocol):
@@ -45,10 +56,32 @@ def map_on_actors(
     resources: Resources,
     *,
     on_gpu: bool,
+    num_reader_cpus: int = 0,
 ) -> ray.data.Dataset:
-    """Map one-row batches over a pool of `resources.num_actors` actors, each constructed once; none that would idle."""
+    """Map one-row batches over a pool of actors, each constructed once: `resources.num_actors`, none that would idle.
+
+    Args:
+        dataset: of shards.
+        num_shards: in it.
+        worker: what an actor constructs.
+        constructor: its arguments.
+        resources: what an actor takes.
+        on_gpu: the worker computes on a GPU where one is configured.
+        num_reader_cpus: cores that other parts of the same dataset cannot do without.
+    """
+    needs = {"CPU": resources.cpus_per_actor, **reserve_memory(resources.memory_per_actor_gb)}
+    if on_gpu and resources.gpus_per_actor:
+        needs["GPU"] = resources.gpus_per_actor
+    most = min(resources.num_actors, num_shards)
+    room = count_room(needs, [node["Resources"] for node in ray.nodes() if node["Alive"]], num_reader_cpus)
+    if room == 0:
+        _log.warning(
+            "no node has room for a worker that takes %s; it waits until one joins: lower resources.cpus_per_actor, "
+            "gpus_per_actor or memory_per_actor_gb if none will",
+            ", ".join(f"{amount:g} {kind}" for kind, amount in needs.items()),
+        )
     options: dict[str, Any] = {
-        "compute": ray.data.ActorPoolStrategy(size=min(resources.num_actors, num_shards)),
+        "compute": ray.data.ActorPoolStrategy(min_size=max(1, min(most, room)), max_size=most),
         "batch_size": 1,
         "batch_format": "pyarrow",
         "num_cpus": resources.cpus_per_actor,
@@ -62,6 +95,19 @@ def map_on_actors(
         # Ray 2.60 warns of options that it passes on to the actor, and has no other way to bound restarts yet.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
         return dataset.map_batches(worker, fn_constructor_kwargs=dict(constructor), **options)
+
+
+def count_room(needs: Mapping[str, float], nodes: Sequence[Mapping[str, float]], num_reader_cpus: int = 0) -> int:
+    """Return how many workers the nodes have room for, whatever else is running on them.
+
+    Args:
+        needs: what one worker takes, by kind of resource.
+        nodes: what each has, by kind.
+        num_reader_cpus: cores to leave free, anywhere.
+    """
+    shares = [min(node.get(kind, 0.0) / amount for kind, amount in needs.items()) for node in nodes]
+    num_cpus = sum(node.get("CPU", 0.0) for node in nodes) - num_reader_cpus
+    return max(0, min(sum(int(share + _ROUNDING) for share in shares), int(num_cpus / needs["CPU"] + _ROUNDING)))
 
 
 def describe_shards(shards: Sequence[ShardRange], known: Mapping[str, Sequence[Any]] | None = None) -> ray.data.Dataset:

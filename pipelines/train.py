@@ -10,6 +10,7 @@ the workers through Ray Data was not chosen: its blocks come in no fixed order. 
 from the driver: Ray Train replaces the handler of SIGINT, which is the driver's own.
 """
 
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,10 +32,13 @@ from mmcsal_core.schema import GROWN_FROM, OUT_OF_FOLD_FILE
 from mmcsal_core.storage import FileRecord, Store, hash_bytes
 from pipelines.fit_checkpoints import CHECKPOINTS, FitProgress, read_progress
 from pipelines.growth import EarlierRun, copy_encoder
+from pipelines.shard_pool import count_room
 from pipelines.stage_run import StageProgress, StageRun, reserve_memory
 from pipelines.train_worker import METRICS_FILE, TrainTask, train_on_worker
 
 STAGE = "train"
+
+_log = logging.getLogger(__name__)
 
 MAX_FAILURES = 3
 """Crashes of workers, each followed by a new attempt from the last checkpoint, before the stage fails."""
@@ -78,6 +82,7 @@ def train_encoder(
         check_fold_sizes(num_pairs, config, run.resources.train_workers)
     plan = run.out.begin(run.fingerprint, list)
     task = TrainTask(features, run.out, plan, tuple(modalities), seed, config, run.resources, finetuned or {})
+    _warn_of_shortage(task)
     _fit_with_progress(task, run)
     store = run.out.store
     store.remove(CHECKPOINTS)
@@ -116,6 +121,23 @@ def keep_encoder(*, earlier: EarlierRun, pairs: Artifact, features: Artifact, ru
 def _record_file(store: Store, name: str) -> FileRecord:
     data = store.read_bytes(name)
     return FileRecord(name=name, num_bytes=len(data), sha256=hash_bytes(data))
+
+
+def _warn_of_shortage(task: TrainTask) -> None:
+    room = count_room(_list_needs(task), [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    if room < task.resources.train_workers:
+        _log.warning(
+            "training waits for room: %d workers are asked for, and the nodes have room for %d; add nodes, or lower "
+            "resources.train_workers, cpus_per_actor, gpus_per_actor or memory_per_actor_gb",
+            task.resources.train_workers,
+            room,
+        )
+
+
+def _list_needs(task: TrainTask) -> dict[str, float]:
+    """Return what one worker takes, by kind of resource."""
+    gpus = {"GPU": task.resources.gpus_per_actor} if task.uses_gpu else {}
+    return {"CPU": task.resources.cpus_per_actor, **gpus, **reserve_memory(task.resources.memory_per_actor_gb)}
 
 
 def _fit_with_progress(task: TrainTask, run: StageRun) -> None:
@@ -160,8 +182,7 @@ def find_cause(error: ray.train.WorkerGroupError) -> Exception:
 def _fit_on_workers(task: TrainTask) -> None:
     """Run the fit to its end; runs in a Ray task of its own."""
     resources = task.resources
-    per_worker = {"CPU": resources.cpus_per_actor, **({"GPU": resources.gpus_per_actor} if task.uses_gpu else {})}
-    per_worker |= reserve_memory(resources.memory_per_actor_gb)
+    per_worker = _list_needs(task)
     with tempfile.TemporaryDirectory(prefix="mmcsal-train-") as scratch:
         trainer = ray.train.torch.TorchTrainer(
             train_on_worker,

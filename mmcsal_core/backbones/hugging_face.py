@@ -2,11 +2,13 @@
 
 A model with towers (CLIP, SigLIP, CLAP) gives its projected tower vector; any other encoder (ViT, DINOv2, BERT,
 wav2vec2, AST) gives the mean of its last hidden states, masked where texts are padded. Poolers are not used: many
-checkpoints lack theirs, and transformers then fills in random weights. Safetensors files are preferred, and Python code
-that comes with a model is refused unless configured. Encoder-decoder models are refused.
+checkpoints lack theirs, and transformers then fills in random weights. Safetensors files are preferred, pickled weights
+are read as weights alone, and Python code that comes with a model is refused unless configured. Encoder-decoder models
+are refused.
 """
 
 from collections.abc import Mapping
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -47,7 +49,7 @@ class HubModel:
         try:
             self.processor = getattr(transformers, processor).from_pretrained(source.name, **options)
             model, info = transformers.AutoModel.from_pretrained(source.name, output_loading_info=True, **options)
-        except (OSError, ValueError, ImportError, SafetensorError) as error:
+        except (OSError, ValueError, ImportError, SafetensorError, UnpicklingError) as error:
             raise ConfigError(f"backbone {name!r} must load with transformers, but: {error}") from error
         _check_weights(name, info["missing_keys"])
         if model.config.is_encoder_decoder:

@@ -1,5 +1,6 @@
 """The `hf:` loading code, on tiny models with random weights that are saved to a local folder."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,30 @@ def test_a_broken_weights_file_is_refused(models: Callable[[str], Path], tmp_pat
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(ConfigError, match="must load with transformers"):
         load(tmp_path, "image")
+
+
+class Payload:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_weights_that_would_run_code_are_refused_and_run_none(models: Callable[[str], Path], tmp_path: Path) -> None:
+    folder, traces = tmp_path / "model", tmp_path / "ran"
+    folder.mkdir()
+    for file in models("vit").iterdir():
+        if file.suffix != ".safetensors":
+            (folder / file.name).write_bytes(file.read_bytes())
+    torch.save({"weight": Payload(traces)}, folder / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="must load with transformers"):
+        load(folder, "image")
+    assert not traces.exists()
+    torch.load(folder / "pytorch_model.bin", weights_only=False)
+    assert traces.exists()  # so the file is what it is meant to be
 
 
 def test_a_model_of_another_kind_is_refused(models: Callable[[str], Path]) -> None:
