@@ -23,6 +23,7 @@ from ray.cluster_utils import Cluster
 
 from tests.fault_proxy import FaultProxy, open_fault_proxy
 from tests.integration.job_process import make_config, run_json, start_mmcsal, write_config
+from tests.ray_processes import is_busy_worker, list_children
 from tests.s3_server import REGION
 
 NUM_SEEDS = int(os.environ.get("MMCSAL_CLUSTER_FAULTS", "1"))
@@ -37,9 +38,8 @@ def _lose_node(cluster: Cluster, job: "subprocess.Popen[str]", draw: Random) -> 
 
 def _kill_worker(cluster: Cluster, job: "subprocess.Popen[str]", draw: Random) -> None:
     raylets = [node.all_processes["raylet"][0].process.pid for node in cluster.list_all_nodes()]
-    children = [child for pid in raylets for child in psutil.Process(pid).children()]
-    workers = [child for child in children if " ".join(child.cmdline()).startswith("ray::")]
-    busy = [worker for worker in workers if not {"IDLE", "Agent"} & set(" ".join(worker.cmdline()).split("::"))]
+    children = [child for pid in raylets for child in list_children(psutil.Process(pid), recursive=False)]
+    busy = [child for child in children if is_busy_worker(child)]
     for worker in draw.sample(busy, min(1, len(busy))):
         worker.send_signal(signal.SIGKILL)
 

@@ -10,6 +10,7 @@ from ray.cluster_utils import Cluster
 
 from tests.corpora import write_image_text_parquet
 from tests.integration.job_process import make_config, start_mmcsal, write_config
+from tests.ray_processes import list_children, name_process
 
 NUM_PAIRS, NUM_ACTORS = 6144, 4
 
@@ -25,13 +26,8 @@ def cluster() -> Iterator[Cluster]:
 
 def _count_actors(node_pid: int) -> int:
     """Count the actors of the features stage on a node."""
-    names = []
-    for child in psutil.Process(node_pid).children():
-        try:
-            names.append(" ".join(child.cmdline()))
-        except psutil.Error:
-            continue
-    return sum("_EmbedAndCommit" in name for name in names)
+    children = list_children(psutil.Process(node_pid), recursive=False)
+    return sum("_EmbedAndCommit" in name_process(child) for child in children)
 
 
 def test_a_pool_starts_small_and_grows_as_nodes_join(cluster: Cluster, tmp_path: Path) -> None:
@@ -40,12 +36,13 @@ def test_a_pool_starts_small_and_grows_as_nodes_join(cluster: Cluster, tmp_path:
     values["modalities"]["image"]["image_size"] = 96
     values["resources"] = {"rows_per_shard": 256, "num_actors": NUM_ACTORS}
     markers = tmp_path / "out" / "run_id=t" / "features" / "_shards"
-    most = {"head": 0, "joined": 0}
+    most = {"alone": 0, "joined": 0}
     with start_mmcsal("run", write_config(tmp_path / "job.yaml", values), "--until", "features") as job:
-        raylets = {"head": cluster.head_node.all_processes["raylet"][0].process.pid}
+        raylets = {"alone": cluster.head_node.all_processes["raylet"][0].process.pid}
         deadline = time.monotonic() + 240
         while job.poll() is None and time.monotonic() < deadline:
-            if "joined" not in raylets and markers.exists() and len(list(markers.iterdir())) >= 2:
+            if "alone" in raylets and markers.exists() and len(list(markers.iterdir())) >= 2:
+                del raylets["alone"]
                 raylets["joined"] = cluster.add_node(num_cpus=3).all_processes["raylet"][0].process.pid
             for name, pid in raylets.items():
                 most[name] = max(most[name], _count_actors(pid))
@@ -53,5 +50,5 @@ def test_a_pool_starts_small_and_grows_as_nodes_join(cluster: Cluster, tmp_path:
         assert job.poll() is not None, "the job hangs"
         _, told = job.communicate()
     assert job.returncode == 0, told
-    assert most["head"] == 1
+    assert most["alone"] == 1
     assert 1 <= most["joined"] <= NUM_ACTORS - 1

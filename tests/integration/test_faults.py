@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from tests.integration.job_process import make_config, read_files, run_json, start_mmcsal, write_config
+from tests.ray_processes import is_busy_worker, list_children, name_process
 
 NUM_SEEDS = int(os.environ.get("MMCSAL_FAULTS", "4"))
 ARTIFACTS = ("pairs", "features", "encoder", "embeddings", "neighbors", "selection", "report")
@@ -25,35 +26,19 @@ TIMEOUT_S = 300.0
 
 
 def _find_workers(job: psutil.Process) -> list[psutil.Process]:
-    """Return the processes that work for the job; agents belong to the raylet, which dies with them."""
-    running = [each for each in _list_children(job) if _name(each).startswith("ray::")]
-    return [each for each in running if "IDLE" not in _name(each) and "Agent" not in _name(each)]
+    return [each for each in list_children(job, recursive=True) if is_busy_worker(each)]
 
 
 def _find_raylet(job: psutil.Process) -> list[psutil.Process]:
-    return [each for each in _list_children(job) if "raylet/raylet" in _name(each)]
+    return [each for each in list_children(job, recursive=True) if "raylet/raylet" in name_process(each)]
 
 
 TARGETS: dict[str, Callable[[psutil.Process], list[psutil.Process]]] = {
     "a worker": lambda job: _find_workers(job)[:1],
     "the raylet": _find_raylet,
     "the job's own process": lambda job: [job],
-    "everything": lambda job: [job, *_list_children(job)],
+    "everything": lambda job: [job, *list_children(job, recursive=True)],
 }
-
-
-def _list_children(job: psutil.Process) -> list[psutil.Process]:
-    try:
-        return job.children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _name(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
 
 
 def _count_files(run: Path) -> int:
