@@ -38,7 +38,7 @@ tests: $(VENV)/.dev
 test-hub: $(HUB_VENV)/.hub
 	$(THREADS) $(HUB_VENV)/bin/python -m pytest -m hub tests/hub
 
-# 36 random moments of loss on one machine and 9 on a cluster with a faulty store, of which `make test` takes 4 and 1
+# 36 random moments of loss on one machine and 9 on a cluster with a faulty store, of which `make test` takes 2 and 1
 faults: $(VENV)/.dev
 	MMCSAL_FAULTS=36 MMCSAL_CLUSTER_FAULTS=9 $(THREADS) $(BIN)/python -m pytest \
 		tests/integration/test_faults.py tests/integration/test_cluster_faults.py $(PYTEST)

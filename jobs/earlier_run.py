@@ -11,7 +11,7 @@ from mmcsal_core.schema import GROWN_FROM
 from mmcsal_core.storage import Store
 from mmcsal_core.version import __version__
 from pipelines import features, ingest, train
-from pipelines.growth import EarlierRun
+from pipelines.growth import EarlierRun, check_content_keys
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def find_growth(config: JobConfig) -> Growth | None:
 
     Raises:
         DataError: there is no such run, or it has not come as far as an encoder.
-        ConfigError: its vectors or its encoder were made with other settings.
+        ConfigError: its vectors or its encoder were made with other settings, or it cannot tell which pairs it knows.
     """
     earlier = _name_earlier(config)
     if earlier is None:
@@ -48,6 +48,7 @@ def find_growth(config: JobConfig) -> Growth | None:
             f"grow.from_run needs a run that has come as far as an encoder, but {unfinished[0].store.url} is missing "
             "or unfinished; finish that run first, or name another one"
         )
+    check_content_keys(earlier)
     _check_settings(config, earlier)
     return Growth(earlier, earlier.features.read_manifest().fingerprint, earlier.encoder.read_manifest().fingerprint)
 

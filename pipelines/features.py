@@ -115,7 +115,6 @@ def extract_features(
         GateError: there are no pairs, or more are rejected than allowed.
         ConfigError: there is no such model on the hub, or its last block cannot be trained although it should be.
         DataError: a modality of kind vector has no usable vector at all.
-        ArtifactError: the earlier run cannot tell which pairs it knows.
         ray.exceptions.RayError: a worker failed for good. Shards that were committed stay.
     """
     num_pairs = pairs.read_manifest().pairs_out

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from mmcsal_core.artifacts import Artifact
 from mmcsal_core.corpus.pair_id import HASH_TYPE, hash_pair_ids
-from mmcsal_core.errors import ArtifactError
+from mmcsal_core.errors import ArtifactError, ConfigError
 from mmcsal_core.neighbors.sorted_tables import read_schema
 from mmcsal_core.neighbors.vectors import Rows
 from mmcsal_core.schema import CONTENT_KEY, OUT_OF_FOLD_FILE, PAIR_ID, ROW
@@ -66,6 +66,19 @@ class EarlierRun:
     encoder: Artifact
 
 
+def check_content_keys(earlier: EarlierRun) -> None:
+    """Make sure that an earlier run can tell which pairs it knows.
+
+    Raises:
+        ConfigError: its pairs/ has no content keys.
+    """
+    if CONTENT_KEY not in read_schema(earlier.pairs).names:
+        raise ConfigError(
+            f"a run grows from one whose pairs/ has a column {CONTENT_KEY}, but {earlier.pairs.store.url} was made by "
+            "a version that wrote none; run that configuration again first, or leave grow.from_run out"
+        )
+
+
 def find_known_rows(pairs: Artifact, earlier: EarlierRun) -> Rows:
     """Return where each pair stands in the earlier features/, counted over all shards, or `UNKNOWN`.
 
@@ -73,19 +86,11 @@ def find_known_rows(pairs: Artifact, earlier: EarlierRun) -> Rows:
 
     Args:
         pairs: finished, N pairs.
-        earlier: finished.
+        earlier: finished, with content keys.
 
     Returns:
         (N,) int64.
-
-    Raises:
-        ArtifactError: pairs/ of the earlier run has no content keys.
     """
-    if CONTENT_KEY not in read_schema(earlier.pairs).names:
-        raise ArtifactError(
-            f"{earlier.pairs.store.url} must have a column {CONTENT_KEY}, but was made by a version that wrote none; "
-            "run that configuration again first, or leave grow.from_run out"
-        )
     hashes = _hash_pairs(earlier.pairs)
     rows = pa.chunked_array([table[ROW].combine_chunks() for table in earlier.features.iter_tables([ROW])], pa.int64())
     found = pc.index_in(_hash_pairs(pairs), value_set=hashes.take(rows).combine_chunks())

@@ -12,11 +12,11 @@ import pytest
 from mmcsal_core.artifacts import Artifact, plan_ranges
 from mmcsal_core.corpus.sources import SourceConfig
 from mmcsal_core.corpus.sources.content_keys import hash_contents
-from mmcsal_core.errors import ArtifactError
+from mmcsal_core.errors import ArtifactError, ConfigError
 from mmcsal_core.schema import CONTENT_KEY, OUT_OF_FOLD_FILE, PAIR_ID, ROW, feature_schema, out_of_fold_schema
 from mmcsal_core.storage import Store
 from mmcsal_core.vector_columns import list_vectors
-from pipelines.growth import EarlierFeatures, EarlierRun, copy_encoder, find_known_rows
+from pipelines.growth import EarlierFeatures, EarlierRun, check_content_keys, copy_encoder, find_known_rows
 from pipelines.shard_decoder import UNKNOWN
 from tests.pipelines.ingested_source import Configs, ingest_source
 from tests.tar_files import make_members, write_tar
@@ -176,5 +176,6 @@ def test_an_earlier_run_that_is_damaged_or_too_old_is_named(earlier: EarlierRun,
         copy_encoder(earlier.pairs, earlier, out)
     old = Artifact(Store(str(tmp_path / "old")), "pairs", "ingest")
     _publish(old, pa.table({PAIR_ID: ["a"]}))
-    with pytest.raises(ArtifactError, match="must have a column content_key, but was made by a version that wrote non"):
-        find_known_rows(earlier.pairs, EarlierRun("old", old.run, old, earlier.features, earlier.encoder))
+    check_content_keys(earlier)
+    with pytest.raises(ConfigError, match=r"has a column content_key, but .*/old/pairs was made by a version that"):
+        check_content_keys(EarlierRun("old", old.run, old, earlier.features, earlier.encoder))
