@@ -82,7 +82,7 @@ def train_encoder(
         check_fold_sizes(num_pairs, config, run.resources.train_workers)
     plan = run.out.begin(run.fingerprint, list)
     task = TrainTask(features, run.out, plan, tuple(modalities), seed, config, run.resources, finetuned or {})
-    _warn_of_shortage(task)
+    warn_of_shortage(task)
     _fit_with_progress(task, run)
     store = run.out.store
     store.remove(CHECKPOINTS)
@@ -123,7 +123,8 @@ def _record_file(store: Store, name: str) -> FileRecord:
     return FileRecord(name=name, num_bytes=len(data), sha256=hash_bytes(data))
 
 
-def _warn_of_shortage(task: TrainTask) -> None:
+def warn_of_shortage(task: TrainTask) -> None:
+    """Say so where the nodes have no room for all workers: Ray waits for it without a word."""
     room = count_room(_list_needs(task), [node["Resources"] for node in ray.nodes() if node["Alive"]])
     if room < task.resources.train_workers:
         _log.warning(

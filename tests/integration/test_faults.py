@@ -1,8 +1,7 @@
 """SIGKILL at seeded random moments: whatever dies, a rerun ends with the same bytes as an undisturbed run.
 
 What dies is a worker, the raylet, the job's own process or all of them; when, hangs on how many files the run has
-written, so that all stages are met however fast the machine is. `make test` takes two seeds, `make
-faults` all.
+written, so that all stages are met however fast the machine is. `make test` takes two seeds, `make faults` all.
 """
 
 import os
