@@ -10,7 +10,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from fsspec.exceptions import FSTimeoutError
 from ray.exceptions import RayError, RayTaskError
 
-from mmcsal_core.errors import ArtifactError, ConfigError, DataError, GateError, LockError, MmcsalError
+from mmcsal_core.corpus.sources.locations import FORESEEN
+from mmcsal_core.errors import ArtifactError, ConfigError, DataError, GateError, LockError
 
 
 class ExitCode(IntEnum):
@@ -41,10 +42,6 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (OSError, ExitCode.INFRASTRUCTURE),
     (KeyboardInterrupt, ExitCode.INTERRUPTED),
 )
-
-
-FORESEEN = (MmcsalError, BotoCoreError, ClientError, FSTimeoutError, OSError)
-"""Errors with a code of their own."""
 
 
 def find_cause(error: BaseException) -> BaseException:

@@ -11,7 +11,7 @@ from typing import Any
 from jobs.cluster import connect_ray
 from jobs.config import CONFIG, JobConfig, describe_config, hash_config, parse_stored_config
 from jobs.earlier_run import find_growth, recall_growth
-from jobs.exit_codes import FORESEEN, ExitCode, classify_error
+from jobs.exit_codes import ExitCode, classify_error
 from jobs.lock import RunLock, is_held
 from jobs.preflight import check_evaluation, check_selection, read_lists
 from jobs.progress import Reporter
@@ -20,6 +20,7 @@ from jobs.steps import Step, fingerprint_ingest, lay_out, list_steps, recall_lis
 from jobs.store_health import warn_of_store
 from mmcsal_core.artifacts import SUCCESS
 from mmcsal_core.corpus.sources import list_source
+from mmcsal_core.corpus.sources.locations import FORESEEN
 from mmcsal_core.errors import ConfigError, DataError
 from mmcsal_core.settings import Settings
 from mmcsal_core.storage import Store

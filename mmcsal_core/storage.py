@@ -9,8 +9,8 @@ import io
 import json
 import os
 import uuid
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -221,23 +221,23 @@ def _protocols(filesystem: Any) -> tuple[str, ...]:
 
 
 def _create_local_file(target: Path, data: bytes) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staged = target.with_name(f".{target.name}.{uuid.uuid4().hex}{PARTIAL}")
-    try:
-        staged.write_bytes(data)
+    with _stage_file(target, uuid.uuid4().hex, data) as staged:
         os.link(staged, target)  # a link fails where the name is taken, and never shows half a file
-    finally:
-        with suppress(OSError):
-            staged.unlink()
 
 
 def _replace_local_file(target: Path, data: bytes) -> None:
+    with _stage_file(target, str(os.getpid()), data) as staged:
+        staged.replace(target)
+
+
+@contextmanager
+def _stage_file(target: Path, mark: str, data: bytes) -> Iterator[Path]:
+    """Write a file beside its place; nothing is left of it after the block, or where the disk is full."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    staged = target.with_name(f".{target.name}.{os.getpid()}{PARTIAL}")
+    staged = target.with_name(f".{target.name}.{mark}{PARTIAL}")
     try:
         staged.write_bytes(data)
-        staged.replace(target)
-    except BaseException:
+        yield staged
+    finally:
         with suppress(OSError):
-            staged.unlink()
-        raise
+            staged.unlink(missing_ok=True)

@@ -18,16 +18,14 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
-from botocore.exceptions import ClientError
 
 from mmcsal_core.artifacts import Artifact, Manifest
 from mmcsal_core.corpus.modality import ModalityConfig
-from mmcsal_core.corpus.sources.locations import STORE_ERRORS
+from mmcsal_core.corpus.sources.locations import FORESEEN
 from mmcsal_core.encoder.checkpoint import CARD_FILE, WEIGHTS_FILE
 from mmcsal_core.encoder.config import EncoderConfig
 from mmcsal_core.encoder.out_of_fold import check_fold_sizes, has_folds
 from mmcsal_core.encoder.training_set import check_counts, check_sizes
-from mmcsal_core.errors import MmcsalError
 from mmcsal_core.schema import GROWN_FROM, OUT_OF_FOLD_FILE
 from mmcsal_core.storage import FileRecord, Store, hash_bytes
 from pipelines.fit_checkpoints import CHECKPOINTS, FitProgress, read_progress
@@ -43,9 +41,6 @@ _log = logging.getLogger(__name__)
 MAX_FAILURES = 3
 """Crashes of workers, each followed by a new attempt from the last checkpoint, before the stage fails."""
 POLL_INTERVAL_S = 0.5
-
-_NAMED = (MmcsalError, *STORE_ERRORS, ClientError)
-"""Errors of a worker that say by themselves what to do, or whose fault it is."""
 
 
 def train_encoder(
@@ -177,7 +172,7 @@ def find_cause(error: ray.train.WorkerGroupError) -> Exception:
     original: Any = getattr(error, "cause", error)
     failures: list[Exception] = list(original.worker_failures.values())
     causes = [getattr(failure, "cause", failure) for failure in failures]
-    return next((cause for cause in causes if isinstance(cause, _NAMED)), error)
+    return next((cause for cause in causes if isinstance(cause, FORESEEN)), error)
 
 
 def _fit_on_workers(task: TrainTask) -> None:

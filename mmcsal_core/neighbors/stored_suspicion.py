@@ -19,6 +19,7 @@ from mmcsal_core.artifacts import Artifact, Plan, ShardRange, name_shard
 from mmcsal_core.errors import ArtifactError
 from mmcsal_core.neighbors.sorted_tables import locate_ids
 from mmcsal_core.neighbors.suspicion import Witnesses, score_suspicion
+from mmcsal_core.neighbors.vectors import Floats
 from mmcsal_core.schema import (
     CONSISTENCY,
     GROWN_FROM,
@@ -77,8 +78,9 @@ def publish_suspicion(out: Artifact, plan: Plan, ids: pa.ChunkedArray, encoder: 
 def _tabulate(out: Artifact, plan: Plan, ids: pa.ChunkedArray, encoder: Artifact) -> pa.Table:
     tables = [out.store.read_table(_name_file(plan, shard)) for shard in plan.shards]
     witnesses = join_witnesses([Witnesses(*(table[name].to_numpy() for name in _FIELDS)) for table in tables])
-    unseen = _read_out_of_fold(encoder, ids, witnesses)
-    if unseen is not None and _is_kept(encoder):
+    is_kept = GROWN_FROM in encoder.read_manifest().properties
+    unseen = _read_out_of_fold(encoder, ids, witnesses.alignment if is_kept else None)
+    if unseen is not None and is_kept:
         witnesses = replace(witnesses, alignment=unseen.to_numpy().astype(np.float64))
     suspicion = score_suspicion(witnesses, None if unseen is None else unseen.to_numpy().astype(np.float64))
     columns = {
@@ -90,19 +92,20 @@ def _tabulate(out: Artifact, plan: Plan, ids: pa.ChunkedArray, encoder: Artifact
     return pa.table(columns, schema=suspicion_schema())
 
 
-def _is_kept(encoder: Artifact) -> bool:
-    return GROWN_FROM in encoder.read_manifest().properties
+def _read_out_of_fold(encoder: Artifact, ids: pa.ChunkedArray, alignment: Floats | None) -> pa.ChunkedArray | None:
+    """Return the out-of-fold cosines in the order of the ids, None where the train stage measured none.
 
-
-def _read_out_of_fold(encoder: Artifact, ids: pa.ChunkedArray, witnesses: Witnesses) -> pa.ChunkedArray | None:
-    """Return the out-of-fold cosines in the order of the ids, None where the train stage measured none."""
+    Args:
+        encoder: finished.
+        ids: (N,) pair ids.
+        alignment: (N,) cosines that stand in for pairs which the encoder has not seen; None where it has seen all.
+    """
     if OUT_OF_FOLD_FILE not in {record.name for record in encoder.read_manifest().files}:
         return None
     table = encoder.store.read_table(OUT_OF_FOLD_FILE)
-    if _is_kept(encoder):
+    if alignment is not None:
         rows = pc.index_in(ids, value_set=table[PAIR_ID].combine_chunks())
-        alignment = pa.chunked_array([pa.array(witnesses.alignment.astype(np.float32))])
-        return pc.coalesce(table[OUT_OF_FOLD_ALIGNMENT].take(rows), alignment)
+        return pc.coalesce(table[OUT_OF_FOLD_ALIGNMENT].take(rows), pa.chunked_array([alignment.astype(np.float32)]))
     return table[OUT_OF_FOLD_ALIGNMENT].take(pa.array(locate_ids(ids, table[PAIR_ID], encoder)))
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from typer.testing import CliRunner, Result
+
+from jobs.cli import app
 
 MMCSAL = [sys.executable, "-W", "ignore", "-m", "jobs"]
 
@@ -64,6 +67,11 @@ def run_mmcsal(*arguments: str | Path, cwd: Path | None = None, expect: int = 0)
     return out if expect == 0 else err
 
 
+def call_mmcsal(*arguments: str | Path) -> Result:
+    """Call the command in this process, which is what `mmcsal` does in its own."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
 def run_json(*arguments: str | Path, cwd: Path | None = None) -> dict[str, Any]:
     """Run a command with `--json` and return its result."""
     return dict(json.loads(run_mmcsal(*arguments, "--json", cwd=cwd)))
@@ -72,3 +80,8 @@ def run_json(*arguments: str | Path, cwd: Path | None = None) -> dict[str, Any]:
 def read_files(folder: Path) -> dict[str, bytes]:
     """Return the bytes of every file below a folder, by its name relative to it."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def read_results(artifact: Path) -> dict[str, bytes]:
+    """Return the files of an artifact that hold no time of day."""
+    return {name: data for name, data in read_files(artifact).items() if name != "_manifest.json"}

@@ -10,21 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
 
-from jobs.cli import app
 from mmcsal_core.errors import ConfigError, MmcsalError
 from tests.corpora import make_image_text_table
 from tests.encoded_media import encode_image
-from tests.integration.job_process import QUICK_ENCODER, run_json, write_config
+from tests.integration.job_process import QUICK_ENCODER, call_mmcsal, run_json, write_config
 from tests.pipelines.bad_corpora import GOOD_IMAGE, WriteSource
 from tests.pipelines.ingested_source import Configs
 from tests.pipelines.test_bad_sources import ERRORS
-
-
-def call(*arguments: str | Path) -> Result:
-    """Call the command in this process, which is what `mmcsal` does in its own."""
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def _configure(folder: Path, source: dict[str, Any], modalities: Configs, **changes: Any) -> Path:
@@ -40,7 +33,7 @@ def test_a_bad_source_ends_the_command_in_one_line(
     tmp_path: Path, command: str, case: tuple[str, Configs, WriteSource, type[MmcsalError], str]
 ) -> None:
     name, modalities, write, kind, words = case
-    result = call(command, _configure(tmp_path, write(tmp_path / "source"), modalities))
+    result = call_mmcsal(command, _configure(tmp_path, write(tmp_path / "source"), modalities))
     if command == "plan" and name == "a dictionary of text that is not UTF-8":
         assert result.exit_code == 0  # a plan reads headers alone
         return
@@ -91,7 +84,7 @@ def test_a_run_goes_on_over_bad_rows_and_names_each(ray_session: None, tmp_path:
     modalities = {**modalities, "text": {"column": "caption"}}
     source = {"kind": "parquet", "url": str(tmp_path / "pairs.parquet"), "pair_id_column": "id"}
     config = _configure(tmp_path, source, modalities, selection={"budget": 20}, max_reject_fraction=0.5)
-    result = call("run", config)
+    result = call_mmcsal("run", config)
     assert (result.exit_code, "Traceback" in result.output) == (0, False), result.output
     run = tmp_path / "out" / "run_id=t"
     assert run_json("validate", run)["ok"] is True
@@ -101,7 +94,7 @@ def test_a_run_goes_on_over_bad_rows_and_names_each(ray_session: None, tmp_path:
     assert {"a megabyte", "script", "right to left", "../../etc/passwd", "a\nb\tc"} <= kept
     assert len(kept) + len(found) == table.num_rows
     assert "<script>alert(1)" not in (run / "report" / "index.html").read_text()
-    refused = call("run", config, "--set", "run_id=strict", "--set", "max_reject_fraction=0.01")
+    refused = call_mmcsal("run", config, "--set", "run_id=strict", "--set", "max_reject_fraction=0.01")
     assert (refused.exit_code, "Traceback" in refused.output) == (4, False)
     assert "may reject at most 1.0%" in refused.stderr
 
@@ -112,7 +105,7 @@ def test_a_handful_of_pairs_is_a_run_or_a_clear_no(ray_session: None, tmp_path: 
     pq.write_table(table, tmp_path / "pairs.parquet")
     source = {"kind": "parquet", "url": str(tmp_path / "pairs.parquet"), "pair_id_column": "id"}
     modalities: Configs = {"image": {"column": "image", "image_size": 32}, "text": {"column": "caption"}}
-    result = call("run", _configure(tmp_path, source, modalities))
+    result = call_mmcsal("run", _configure(tmp_path, source, modalities))
     assert "Traceback" not in result.output
     if num_pairs < 4:
         assert (result.exit_code, f"got {num_pairs}" in result.stderr) == (3, True), result.stderr

@@ -5,13 +5,11 @@ from pathlib import Path
 
 import pytest
 import ray
-from typer.testing import CliRunner, Result
 
-from jobs.cli import app
 from jobs.store_health import probe_store
 from mmcsal_core.storage import Store
 from tests.corpora import write_image_text_parquet
-from tests.integration.job_process import make_config, run_mmcsal, write_config
+from tests.integration.job_process import call_mmcsal, make_config, run_mmcsal, write_config
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +20,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def config(corpus: Path, tmp_path: Path) -> Path:
     return write_config(tmp_path / "job.yaml", make_config(corpus, tmp_path / "out"))
-
-
-def call(*arguments: str | Path) -> Result:
-    """Call the command in this process, which is what `mmcsal` does in its own."""
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def read_status(folder: Path) -> tuple[str, int, str]:
@@ -64,7 +57,7 @@ def test_a_bad_configuration_stops_before_ray_and_before_anything_is_written(
     config: Path, tmp_path: Path, command: str, override: str, words: list[str]
 ) -> None:
     was_running = ray.is_initialized()
-    result = call(command, config, "--set", override)
+    result = call_mmcsal(command, config, "--set", override)
     assert result.exit_code == 2
     assert [word for word in words if word not in result.stderr] == []
     assert ray.is_initialized() == was_running
@@ -78,7 +71,7 @@ def test_an_unreadable_source_exits_3_and_is_named(tmp_path: Path, command: str,
     if content is not None:
         source.write_bytes(content)
     config = write_config(tmp_path / "job.yaml", make_config(source, tmp_path / "out"))
-    result = call(command, config)
+    result = call_mmcsal(command, config)
     assert (result.exit_code, str(source) in result.stderr) == (3, True)
     if command == "run":
         assert read_status(tmp_path) == ("failed", 3, "DataError")
@@ -88,60 +81,60 @@ def test_a_failure_that_cannot_be_recorded_is_told_all_the_same(config: Path) ->
     once = {"connect_timeout": 1, "retries": {"max_attempts": 0}}
     options = {"endpoint_url": "http://127.0.0.1:9", "key": "k", "secret": "s", "config_kwargs": once}
     store = ["--set", "output=s3://bucket/out", "--set", f"output_options={options}"]
-    result = call("run", config, *store, "--set", "selection.stratum_column=shapee")
+    result = call_mmcsal("run", config, *store, "--set", "selection.stratum_column=shapee")
     assert (result.exit_code, "'shapee'" in result.stderr) == (2, True)
-    result = call("run", config, *store, "--set", "selection.budget=41")
+    result = call_mmcsal("run", config, *store, "--set", "selection.budget=41")
     assert (result.exit_code, "41 pairs are asked for" in result.stderr) == (4, True)
 
 
 def test_an_unknown_stage_is_refused_with_the_known_ones(config: Path) -> None:
-    result = call("run", config, "--until", "trian")
+    result = call_mmcsal("run", config, "--until", "trian")
     assert result.exit_code == 2
     assert "the stages are ingest, features" in result.stderr
 
 
 def test_errors_are_json_too(tmp_path: Path) -> None:
-    result = call("run", tmp_path / "absent.yaml", "--json")
+    result = call_mmcsal("run", tmp_path / "absent.yaml", "--json")
     answer = json.loads(result.stdout)
     assert (result.exit_code, answer["exit_code"], answer["error"]["kind"]) == (2, 2, "ConfigError")
 
 
 def test_plan_reads_headers_only_and_writes_nothing(config: Path, tmp_path: Path) -> None:
     prices = ["--set", "pricing.cost_per_hour=3.6", "--set", "pricing.pairs_per_second=1"]
-    plan = json.loads(call("plan", config, *prices, "--json").stdout)
+    plan = json.loads(call_mmcsal("plan", config, *prices, "--json").stdout)
     assert (plan["num_pairs"], plan["num_files"], plan["num_shards"], plan["budget"]) == (40, 1, 1, 20)
     assert plan["cost"] == pytest.approx(0.04)
     assert not (tmp_path / "out").exists()
-    assert "40, of which 20 are to be picked" in call("plan", config).stdout
+    assert "40, of which 20 are to be picked" in call_mmcsal("plan", config).stdout
 
 
 def test_plan_says_so_where_no_number_of_picks_is_given(config: Path) -> None:
     override = ["--set", "selection={min_distance: 0.3, strategy: k_center}"]
-    assert json.loads(call("plan", config, *override, "--json").stdout)["budget"] is None
-    assert "as many as the other limits allow" in call("plan", config, *override).stdout
+    assert json.loads(call_mmcsal("plan", config, *override, "--json").stdout)["budget"] is None
+    assert "as many as the other limits allow" in call_mmcsal("plan", config, *override).stdout
 
 
 def test_plan_says_so_where_a_throughput_is_unknown(config: Path) -> None:
-    plan = json.loads(call("plan", config, "--set", "modalities.text.backbone=hf:some/model", "--json").stdout)
+    plan = json.loads(call_mmcsal("plan", config, "--set", "modalities.text.backbone=hf:some/model", "--json").stdout)
     assert (plan["pairs_per_second"], plan["hours"], plan["cost"]) == (None, None, None)
-    shown = call("plan", config, "--set", "modalities.text.backbone=hf:some/model").stdout
+    shown = call_mmcsal("plan", config, "--set", "modalities.text.backbone=hf:some/model").stdout
     assert "pricing.pairs_per_second" in shown
 
 
 def test_select_of_a_run_that_is_not_there_says_so(config: Path, tmp_path: Path) -> None:
-    result = call("select", config)
+    result = call_mmcsal("select", config)
     assert (result.exit_code, "has no finished pairs; use `mmcsal run` first" in result.stderr) == (3, True)
     assert read_status(tmp_path) == ("failed", 3, "DataError")
 
 
 @pytest.mark.parametrize("command", ["status", "report"])
 def test_a_run_that_is_not_there_is_named(tmp_path: Path, command: str) -> None:
-    result = call(command, tmp_path / "none")
+    result = call_mmcsal(command, tmp_path / "none")
     assert (result.exit_code, str(tmp_path / "none") in result.stderr) == (3, True)
 
 
 def test_validate_fails_a_run_that_is_not_there(tmp_path: Path) -> None:
-    result = call("validate", tmp_path / "none", "--json")
+    result = call_mmcsal("validate", tmp_path / "none", "--json")
     answer = json.loads(result.stdout)
     assert (result.exit_code, answer["ok"]) == (4, False)
     assert str(tmp_path / "none") in answer["checks"][0]["detail"]
@@ -149,7 +142,7 @@ def test_validate_fails_a_run_that_is_not_there(tmp_path: Path) -> None:
 
 def test_doctor_probes_a_store(tmp_path: Path) -> None:
     url = str(tmp_path / "store")
-    found = json.loads(call("doctor", "--store", url, "--json").stdout)
+    found = json.loads(call_mmcsal("doctor", "--store", url, "--json").stdout)
     assert found["is_healthy"] is True
     assert found["store"] == {"url": url, "writable": True, "conditional_writes": True, "problem": None}
     assert list((tmp_path / "store").iterdir()) == []
@@ -157,18 +150,18 @@ def test_doctor_probes_a_store(tmp_path: Path) -> None:
 
 def test_doctor_names_a_store_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    result = call("doctor", "--store", tmp_path / "file" / "below", "--json")
+    result = call_mmcsal("doctor", "--store", tmp_path / "file" / "below", "--json")
     assert result.exit_code == 6
     assert json.loads(result.stdout)["store"]["writable"] is False
 
 
 def test_a_store_option_without_a_value_is_refused(tmp_path: Path) -> None:
-    result = call("status", tmp_path, "--store-option", "endpoint_url")
+    result = call_mmcsal("status", tmp_path, "--store-option", "endpoint_url")
     assert (result.exit_code, "KEY=VALUE" in result.stderr) == (2, True)
 
 
 def test_the_budget_may_not_exceed_the_pool(config: Path, tmp_path: Path) -> None:
-    result = call("run", config, "--set", "selection.budget=41")
+    result = call_mmcsal("run", config, "--set", "selection.budget=41")
     assert result.exit_code == 4
     assert "41 pairs are asked for and 40 are usable" in result.stderr
     assert read_status(tmp_path) == ("failed", 4, "GateError")
@@ -177,11 +170,11 @@ def test_the_budget_may_not_exceed_the_pool(config: Path, tmp_path: Path) -> Non
 def test_an_unreachable_store_is_infrastructure_and_named(config: Path) -> None:
     once = {"connect_timeout": 1, "retries": {"max_attempts": 0}}
     options = {"endpoint_url": "http://127.0.0.1:9", "key": "k", "secret": "s", "config_kwargs": once}
-    result = call("run", config, "--set", "output=s3://bucket/out", "--set", f"output_options={options}")
+    result = call_mmcsal("run", config, "--set", "output=s3://bucket/out", "--set", f"output_options={options}")
     assert (result.exit_code, "127.0.0.1:9" in result.stderr, "credentials" in result.stderr) == (6, True, True)
     assert not probe_store(Store("s3://bucket/out", options)).writable
 
 
 def test_an_unknown_protocol_is_a_bad_configuration(config: Path) -> None:
-    result = call("run", config, "--set", "output=foo://bucket")
+    result = call_mmcsal("run", config, "--set", "output=foo://bucket")
     assert (result.exit_code, "foo://bucket" in result.stderr) == (2, True)

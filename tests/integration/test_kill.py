@@ -11,7 +11,15 @@ from typing import Any
 
 import pytest
 
-from tests.integration.job_process import make_config, read_files, run_json, run_mmcsal, start_mmcsal, write_config
+from tests.integration.job_process import (
+    make_config,
+    read_files,
+    read_results,
+    run_json,
+    run_mmcsal,
+    start_mmcsal,
+    write_config,
+)
 
 STAGE_OF = {
     "pairs": "ingest",
@@ -23,11 +31,6 @@ STAGE_OF = {
     "report": "report",
 }
 FOLDERS = tuple(STAGE_OF)
-
-
-def read_results(artifact: Path) -> dict[str, bytes]:
-    """Return the files of an artifact that hold no time of day."""
-    return {name: data for name, data in read_files(artifact).items() if name != "_manifest.json"}
 
 
 def is_under_way(run: Path, folder: str) -> bool:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmcsal_core.artifacts import Artifact, plan_ranges
+from mmcsal_core.artifacts import Artifact
 from mmcsal_core.corpus.sources import SourceConfig
 from mmcsal_core.corpus.sources.content_keys import hash_contents
 from mmcsal_core.errors import ArtifactError, ConfigError
@@ -19,6 +19,7 @@ from mmcsal_core.vector_columns import list_vectors
 from pipelines.growth import EarlierFeatures, EarlierRun, check_content_keys, copy_encoder, find_known_rows
 from pipelines.shard_decoder import UNKNOWN
 from tests.pipelines.ingested_source import Configs, ingest_source
+from tests.pipelines.pair_artifacts import publish
 from tests.tar_files import make_members, write_tar
 
 Change = Callable[[Path], object]
@@ -108,16 +109,9 @@ NUM_PAIRS, REJECTED = 600, 7
 DIMS = {"image": 3, "text": 2}
 
 
-def _publish(artifact: Artifact, table: pa.Table) -> None:
-    plan = artifact.begin("f", lambda: plan_ranges(table.num_rows, 256))
-    for shard in plan.shards:
-        artifact.commit_shard(plan, shard, table.slice(shard.start, shard.stop - shard.start))
-    artifact.finish(plan)
-
-
 def _publish_pairs(store: Store, ids: list[str], keys: list[str]) -> Artifact:
     pairs = Artifact(store, "pairs", "ingest")
-    _publish(pairs, pa.table({PAIR_ID: ids, CONTENT_KEY: keys}))
+    publish(pairs, pa.table({PAIR_ID: ids, CONTENT_KEY: keys}))
     return pairs
 
 
@@ -131,7 +125,7 @@ def earlier(tmp_path: Path) -> EarlierRun:
     columns = [pa.array(rows), pa.array([ids[row] for row in rows])]
     columns += [list_vectors(np.repeat(rows[:, None], dim, axis=1).astype(np.float32)) for dim in DIMS.values()]
     features = Artifact(store, "features", "features")
-    _publish(features, pa.table(columns, schema=feature_schema(DIMS)))
+    publish(features, pa.table(columns, schema=feature_schema(DIMS)))
     encoder = Artifact(store, "encoder", "train")
     plan = encoder.begin("f", list)
     cosines = pa.table([pa.array(columns[1]), pa.array(rows / 1000, pa.float32())], schema=out_of_fold_schema())
@@ -175,7 +169,7 @@ def test_an_earlier_run_that_is_damaged_or_too_old_is_named(earlier: EarlierRun,
     with pytest.raises(ArtifactError, match=r"encoder/weights must be .* run the stage 'train' of run one again"):
         copy_encoder(earlier.pairs, earlier, out)
     old = Artifact(Store(str(tmp_path / "old")), "pairs", "ingest")
-    _publish(old, pa.table({PAIR_ID: ["a"]}))
+    publish(old, pa.table({PAIR_ID: ["a"]}))
     check_content_keys(earlier)
     with pytest.raises(ConfigError, match=r"has a column content_key, but .*/old/pairs was made by a version that"):
         check_content_keys(EarlierRun("old", old.run, old, earlier.features, earlier.encoder))

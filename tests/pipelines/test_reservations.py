@@ -13,6 +13,7 @@ from pipelines.features import decode_on_readers
 from pipelines.selection_engine import RayEngine, choose_engine
 from pipelines.shard_pool import run_shards
 from pipelines.stage_run import Resources, StageRun, reserve_memory
+from tests.pipelines.pair_artifacts import publish
 
 GIB = 2**30
 
@@ -41,11 +42,9 @@ def test_memory_is_reserved_for_every_kind_of_worker(ray_session: None, tmp_path
     run_shards(plan_ranges(1, 1), Teller, {"told": told}, run)
     assert told.read_json("actor.json")["memory"] == GIB / 2
     pairs = Artifact(Store(str(tmp_path)), "pairs", "ingest")
-    plan = pairs.begin("f", lambda: plan_ranges(1, 1))
-    pairs.commit_shard(plan, plan.shards[0], pa.table({"pair_id": ["a"]}))
-    pairs.finish(plan)
+    publish(pairs, pa.table({"pair_id": ["a"]}))
     with pytest.raises(Exception, match=f"memory {GIB // 4}"):
-        decode_on_readers(plan.shards, None, pairs, TellingDecoder({}), resources).materialize()
+        decode_on_readers(plan_ranges(1, 1), None, pairs, TellingDecoder({}), resources).materialize()
     engine = choose_engine(resources.model_copy(update={"selection_actors": 1, "cpus_per_actor": 0.1}))
     assert isinstance(engine, RayEngine)
     find = lambda _: ray.get_runtime_context().get_assigned_resources()  # noqa: E731

@@ -57,7 +57,7 @@ class SourceFile:
         url: how workers open it.
         num_rows: rows in it.
         num_bytes: size; of all files, for a folder.
-        version: what tells it from what the file held before; that of all files, for a folder.
+        version: what tells it from what the file held before; empty for a folder, whose table has one a stem.
         staged: name of the Parquet copy in the listing's staging store, where there is one.
         table: the rows of a source that is not Parquet, until they are staged.
     """

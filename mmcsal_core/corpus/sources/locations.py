@@ -12,15 +12,18 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import fsspec
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError
 from fsspec.exceptions import FSTimeoutError
 from fsspec.utils import get_protocol
 
 from mmcsal_core import filesystems
-from mmcsal_core.errors import DataError
+from mmcsal_core.errors import DataError, MmcsalError
 
 STORE_ERRORS = (OSError, BotoCoreError, FSTimeoutError)
 """What a file system raises where a file is missing, forbidden or out of reach."""
+
+FORESEEN = (MmcsalError, *STORE_ERRORS, ClientError)
+"""Errors that say by themselves what is wrong: those raised on purpose, and those of stores."""
 
 _WITHOUT_SHARED_OPTIONS = (*filesystems.LOCAL, "http", "https")
 _VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
