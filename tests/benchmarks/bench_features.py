@@ -1,10 +1,10 @@
 """The features stage through Ray Data against the bare loop over the same pairs, and what memory its workers take.
 
 `make bench-features` runs it and writes docs/throughput.md. The same code decodes, embeds and publishes on both sides,
-on the same core: the whole process tree is bound to one, so that a ratio of 1 means that Ray takes nothing. Each side
-starts anew in a process of its own. All of its time counts but for the start of Ray itself: workers that start,
-backbones that are loaded. Sources are a Parquet file on disk, and the same file in a real S3 server on this machine,
-which runs on the other cores.
+on the same cores: all of the machine, where the loop has a thread a core and the stage an actor a core, and one core,
+where a ratio of 1 means that Ray takes nothing. Each side starts anew in a process of its own. All of its time counts
+but for the start of Ray itself: workers that start, backbones that are loaded. Sources are a Parquet file on disk, and
+the same file in a real S3 server on this machine.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -82,6 +82,15 @@ def time_bare_loop(config: JobConfig) -> dict[str, float]:
     return {"pairs_per_s": num_pairs / (time.perf_counter() - started)}
 
 
+def time_stage(config: JobConfig) -> dict[str, float]:
+    """Run the features stage; return pairs a second."""
+    with connect_ray(config.ray, config.resources):
+        started = time.perf_counter()
+        run_job(config, JsonReporter(), until="features")
+        seconds = time.perf_counter() - started
+    return {"pairs_per_s": lay_out(config).features.read_manifest().pairs_in / seconds}
+
+
 class MemoryWatch(threading.Thread):
     """Watches what this process's descendants hold by themselves, which leaves out Ray's shared object store."""
 
@@ -109,31 +118,34 @@ class MemoryWatch(threading.Thread):
         return self.peaks
 
 
-def time_stage(config: JobConfig) -> dict[str, float]:
-    """Run the features stage; return pairs a second, and peaks of memory."""
+def watch_stage(config: JobConfig) -> dict[str, float]:
+    """Run the features stage under the watch, which takes time of its own; return peaks of memory."""
     with connect_ray(config.ray, config.resources):
         watch = MemoryWatch()
         watch.start()
-        started = time.perf_counter()
         run_job(config, JsonReporter(), until="features")
-        seconds = time.perf_counter() - started
-    return {"pairs_per_s": lay_out(config).features.read_manifest().pairs_in / seconds, **watch.stop()}
+    return watch.stop()
 
 
-def measure(side: str, values: dict[str, Any], core: int | None) -> dict[str, float]:
-    """Measure one side in a new process, bound to one core where one is named."""
-    arguments = [side, json.dumps(values), "any" if core is None else str(core)]
+SIDES: dict[str, Callable[[JobConfig], dict[str, float]]] = {
+    "loop": time_bare_loop,
+    "stage": time_stage,
+    "memory": watch_stage,
+}
+
+
+def measure(side: str, values: dict[str, Any], num_cores: int) -> dict[str, float]:
+    """Measure one side in a new process that is bound to the first cores."""
+    arguments = [side, json.dumps(values), str(num_cores)]
     command = [sys.executable, "-m", "tests.benchmarks.bench_features", "--measure", *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True, cwd=ROOT)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure_here(side: str, values: dict[str, Any], core: str) -> None:
+def measure_here(side: str, values: dict[str, Any], num_cores: int) -> None:
     """Measure one side in this process and print what came of it."""
-    if core != "any":
-        os.sched_setaffinity(0, {int(core)})
-    config = parse_config(values)
-    print(json.dumps(time_bare_loop(config) if side == "bare" else time_stage(config)))
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_cores])
+    print(json.dumps(SIDES[side](parse_config(values))))
 
 
 @contextmanager
@@ -147,31 +159,38 @@ def serve_corpus(corpus: Path) -> Iterator[dict[str, tuple[str, dict[str, Any]]]
         yield {"disk": (str(corpus), {}), "S3": (f"s3://{BUCKET}/{corpus.name}", options)}
 
 
-def compare_throughput(folder: Path, backbones: Sequence[str], core: int) -> list[dict[str, Any]]:
-    """Measure both sides for every backbone and source."""
-    rows = []
-    for backbone in backbones:
-        num_pairs = NUM_PAIRS[backbone]
-        with serve_corpus(write_corpus(folder / f"{backbone}.parquet", num_pairs)) as places:
-            for place, (url, options) in places.items():
-                values = configure(url, options, folder / f"{backbone}-{place}", backbone)
-                run_job(parse_config(values, ["resources.num_actors=2"]), JsonReporter(), until="ingest")
-                rates = {side: measure(side, values, core)["pairs_per_s"] for side in ("stage", "bare")}
-                rows.append({"backbone": backbone, "place": place, "pairs": num_pairs, **rates})
-                print(json.dumps(rows[-1]), flush=True)
-    return rows
+def compare_throughput(folder: Path, backbone: str) -> Iterator[dict[str, Any]]:
+    """Measure both sides for a backbone: on all cores from both sources, on one core from disk."""
+    num_pairs, all_cores = NUM_PAIRS[backbone], len(os.sched_getaffinity(0))
+    with serve_corpus(write_corpus(folder / f"{backbone}.parquet", num_pairs)) as places:
+        for place, num_cores in (("disk", all_cores), ("S3", all_cores), ("disk", 1)):
+            url, options = places[place]
+            values = configure(url, options, folder / f"{backbone}-{place}-{num_cores}", backbone)
+            run_job(parse_config(values), JsonReporter(), until="ingest")
+            resources = {"loop": {"cpus_per_actor": num_cores}, "stage": {"num_actors": num_cores}}
+            rates = {
+                side: measure(side, values | {"resources": values["resources"] | asked}, num_cores)["pairs_per_s"]
+                for side, asked in resources.items()
+            }
+            yield {"backbone": backbone, "place": place, "cores": num_cores, "pairs": num_pairs, **rates}
 
 
-def compare_memory(folder: Path, sizes: Sequence[int]) -> list[dict[str, Any]]:
+def compare_memory(folder: Path, sizes: Sequence[int]) -> Iterator[dict[str, Any]]:
     """Measure the workers' peaks on corpora of several sizes, on all cores."""
-    rows = []
     for num_pairs in sizes:
         corpus = write_corpus(folder / f"{num_pairs}.parquet", num_pairs)
         values = configure(str(corpus), {}, folder / f"memory-{num_pairs}", "light")
         run_job(parse_config(values), JsonReporter(), until="ingest")
-        rows.append({"pairs": num_pairs, **measure("stage", values, None)})
-        print(json.dumps(rows[-1]), flush=True)
-    return rows
+        yield {"pairs": num_pairs, **measure("memory", values, len(os.sched_getaffinity(0)))}
+
+
+def tell(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Print each row as it comes, and return them all."""
+    told = []
+    for row in rows:
+        print(json.dumps(row), flush=True)
+        told.append(row)
+    return told
 
 
 def write_document(throughput: Sequence[dict[str, Any]], memory: Sequence[dict[str, Any]]) -> str:
@@ -181,30 +200,26 @@ def write_document(throughput: Sequence[dict[str, Any]], memory: Sequence[dict[s
         "# Throughput and memory of the features stage",
         "",
         "Written by `make bench-features`; do not edit. "
-        f"{datetime.now().astimezone():%Y-%m-%d}, {os.cpu_count()} cores, {machine.processor}; "
-        f"{'; '.join(machine.software)}.",
+        f"{datetime.now().astimezone():%Y-%m-%d}, {machine.processor}; {'; '.join(machine.software)}.",
         "",
-        "The bare loop decodes, embeds and publishes the same pairs with the same code in one process. Both sides have",
-        "the same core and no other; only the start of Ray does not count. Light is EfficientNet-Lite0 at "
-        f"{IMAGE_PX['light']} px, heavy at {IMAGE_PX['heavy']} px, each beside WordLlama.",
+        "The bare loop decodes, embeds and publishes the same pairs with the same code in one process, with a thread a",
+        "core; the stage has one reader and an actor a core. Both have the same cores and no other, and only the start",
+        f"of Ray does not count. Light is EfficientNet-Lite0 at {IMAGE_PX['light']} px, heavy at {IMAGE_PX['heavy']}",
+        f"px, each beside WordLlama; shards of {ROWS_PER_SHARD} pairs.",
         "",
-        "| backbone | source | pairs | bare loop, pairs/s | stage, pairs/s | stage / bare |",
-        "|---|---|---|---|---|---|",
+        "| backbone | source | cores | pairs | bare loop, pairs/s | stage, pairs/s | stage / loop |",
+        "|---|---|---|---|---|---|---|",
         *(
-            f"| {row['backbone']} | {row['place']} | {row['pairs']:,} | {row['bare']:.1f} | {row['stage']:.1f} | "
-            f"{row['stage'] / row['bare']:.3f} |"
+            f"| {row['backbone']} | {row['place']} | {row['cores']} | {row['pairs']:,} | {row['loop']:.1f} | "
+            f"{row['stage']:.1f} | {row['stage'] / row['loop']:.3f} |"
             for row in throughput
         ),
         "",
         f"Peak memory of a worker without what it shares; light backbone, shards of {ROWS_PER_SHARD} pairs:",
         "",
-        "| pairs | actor, MiB | reader, MiB | pairs/s on all cores |",
-        "|---|---|---|---|",
-        *(
-            f"| {row['pairs']:,} | {row.get('_EmbedAndCommit', 0):.0f} | {row.get('decode_batch', 0):.0f} | "
-            f"{row['pairs_per_s']:.0f} |"
-            for row in memory
-        ),
+        "| pairs | actor, MiB | reader, MiB |",
+        "|---|---|---|",
+        *(f"| {row['pairs']:,} | {row['_EmbedAndCommit']:.0f} | {row['decode_batch']:.0f} |" for row in memory),
         "",
     ]
     return "\n".join(lines)
@@ -213,19 +228,18 @@ def write_document(throughput: Sequence[dict[str, Any]], memory: Sequence[dict[s
 def main() -> None:
     """Measure everything and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--measure", nargs=3, metavar=("SIDE", "VALUES", "CORE"), help="one side, in this process")
+    parser.add_argument("--measure", nargs=3, metavar=("SIDE", "VALUES", "CORES"), help="one side, in this process")
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 200_000], help="corpora for the memory")
     parser.add_argument("--backbones", nargs="+", choices=tuple(IMAGE_PX), default=list(IMAGE_PX))
-    parser.add_argument("--core", type=int, default=0)
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "throughput.md")
     asked = parser.parse_args()
     if asked.measure:
-        side, values, core = asked.measure
-        measure_here(side, json.loads(values), core)
+        side, values, num_cores = asked.measure
+        measure_here(side, json.loads(values), int(num_cores))
         return
     with tempfile.TemporaryDirectory() as folder:
-        throughput = compare_throughput(Path(folder), asked.backbones, asked.core)
-        memory = compare_memory(Path(folder), asked.sizes)
+        throughput = tell(row for name in asked.backbones for row in compare_throughput(Path(folder), name))
+        memory = tell(compare_memory(Path(folder), asked.sizes))
     asked.output.write_text(write_document(throughput, memory), encoding="utf-8")
     print(f"wrote {asked.output}")
 
