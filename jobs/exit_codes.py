@@ -6,12 +6,10 @@ A scheduler needs to know whether to call a person (2, 3, 4), to wait (5) or sim
 from collections.abc import Iterator
 from enum import IntEnum
 
-from botocore.exceptions import BotoCoreError, ClientError
-from fsspec.exceptions import FSTimeoutError
 from ray.exceptions import RayError, RayTaskError
 
-from mmcsal_core.corpus.sources.locations import FORESEEN
 from mmcsal_core.errors import ArtifactError, ConfigError, DataError, GateError, LockError
+from mmcsal_core.filesystems import foreseen_errors, store_errors
 
 
 class ExitCode(IntEnum):
@@ -36,17 +34,13 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (ArtifactError, ExitCode.INFRASTRUCTURE),
     (RayTaskError, ExitCode.DEFECT),  # an error that a worker did not foresee; what it did foresee is found first
     (RayError, ExitCode.INFRASTRUCTURE),
-    (BotoCoreError, ExitCode.INFRASTRUCTURE),
-    (ClientError, ExitCode.INFRASTRUCTURE),
-    (FSTimeoutError, ExitCode.INFRASTRUCTURE),
-    (OSError, ExitCode.INFRASTRUCTURE),
     (KeyboardInterrupt, ExitCode.INTERRUPTED),
 )
 
 
 def find_cause(error: BaseException) -> BaseException:
     """Return the error that a Ray worker raised and Ray wrapped, if it has a code of its own, else the error itself."""
-    return next((cause for cause in _iter_causes(error) if isinstance(cause, FORESEEN)), error)
+    return next((cause for cause in _iter_causes(error) if isinstance(cause, foreseen_errors())), error)
 
 
 def classify_error(error: BaseException) -> ExitCode:
@@ -54,7 +48,8 @@ def classify_error(error: BaseException) -> ExitCode:
     if isinstance(error, SystemExit):
         return next((code for code in ExitCode if code == error.code), ExitCode.DEFECT)
     cause = find_cause(error)
-    return next((code for kind, code in _CODES if isinstance(cause, kind)), ExitCode.DEFECT)
+    codes = (*_CODES, *((kind, ExitCode.INFRASTRUCTURE) for kind in store_errors()))
+    return next((code for kind, code in codes if isinstance(cause, kind)), ExitCode.DEFECT)
 
 
 def _iter_causes(error: BaseException) -> Iterator[BaseException]:

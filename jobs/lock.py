@@ -16,9 +16,9 @@ from types import TracebackType
 from typing import Any
 
 import psutil
-from botocore.exceptions import BotoCoreError, ClientError
 
 from mmcsal_core.errors import ArtifactError, LockError
+from mmcsal_core.filesystems import store_errors
 from mmcsal_core.storage import Store
 
 LOCK = "_lock.json"
@@ -85,7 +85,7 @@ class RunLock:
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
-            with suppress(OSError, BotoCoreError, ClientError):  # a missed beat is made up for by the next
+            with suppress(*store_errors()):  # a missed beat is made up for by the next
                 if self._is_mine():
                     self._run.write_bytes(LOCK, self._describe())
 

@@ -20,8 +20,8 @@ from jobs.steps import Step, fingerprint_ingest, lay_out, list_steps, recall_lis
 from jobs.store_health import warn_of_store
 from mmcsal_core.artifacts import SUCCESS
 from mmcsal_core.corpus.sources import list_source
-from mmcsal_core.corpus.sources.locations import FORESEEN
 from mmcsal_core.errors import ConfigError, DataError
+from mmcsal_core.filesystems import foreseen_errors
 from mmcsal_core.settings import Settings
 from mmcsal_core.storage import Store
 from mmcsal_core.validation import Check, ValidationReport, validate_run
@@ -236,7 +236,7 @@ def _record_failure(config: JobConfig, _kind: object, error: BaseException | Non
     if error is None or code not in (ExitCode.USAGE, ExitCode.INPUT, ExitCode.GATE):
         return
     run = config.run_store
-    with suppress(*FORESEEN):  # a status that cannot be written must not hide why the run failed
+    with suppress(*foreseen_errors()):  # a status that cannot be written must not hide why the run failed
         if is_held(run) or (code == ExitCode.USAGE and not run.exists(RUN_STATUS)):
             return
         status = RunStatus(run, config.run_id, hash_config(config))

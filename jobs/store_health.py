@@ -2,9 +2,7 @@
 
 import uuid
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from mmcsal_core.filesystems import is_local
+from mmcsal_core.filesystems import is_local, store_errors
 from mmcsal_core.settings import Settings
 from mmcsal_core.storage import Store
 
@@ -26,7 +24,7 @@ def probe_store(store: Store) -> StoreHealth:
         second = store.create_bytes(name, b"probe again")
         readable = store.read_bytes(name) == b"probe"
         store.remove(name)
-    except (OSError, BotoCoreError, ClientError) as error:
+    except store_errors() as error:
         problem = f"{type(error).__name__}: {error}"
         return StoreHealth(url=store.url, writable=False, conditional_writes=False, problem=problem)
     return StoreHealth(url=store.url, writable=first, conditional_writes=first and not second and readable)

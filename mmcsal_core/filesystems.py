@@ -6,13 +6,16 @@ as alive: s3fs would wait for a minute, five times. Listings are never cached, s
 root.
 """
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import fsspec
+from botocore.exceptions import BotoCoreError, ClientError
+from fsspec.exceptions import FSTimeoutError
 from fsspec.utils import get_protocol
 
-from mmcsal_core.errors import ConfigError
+from mmcsal_core.errors import ConfigError, MmcsalError
 
 EXTRAS = {"gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az"}
 """Extras of mmcsal by the protocol that they bring."""
@@ -22,6 +25,28 @@ LOCAL = ("file", "local", "memory")
 
 S3_TIMEOUTS = {"connect_timeout": 10, "read_timeout": 30}
 """Seconds until a connection to an object store counts as lost; `config_kwargs` in the storage options overrides."""
+
+_ERRORS_OF_EXTRAS = (
+    ("gcsfs.retry", "HttpError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+    ("azure.core.exceptions", "AzureError"),
+    ("aiohttp", "ClientError"),
+)
+
+
+def store_errors() -> tuple[type[Exception], ...]:
+    """Return what a file system raises where a file is missing, forbidden or out of reach.
+
+    Those of a package that nobody has loaded are left out: nobody can raise them.
+    """
+    loaded = ((sys.modules.get(module), name) for module, name in _ERRORS_OF_EXTRAS)
+    of_extras = tuple(getattr(module, name) for module, name in loaded if module is not None)
+    return (OSError, BotoCoreError, ClientError, FSTimeoutError, *of_extras)
+
+
+def foreseen_errors() -> tuple[type[Exception], ...]:
+    """Return the errors that say by themselves what is wrong: those raised on purpose, and those of stores."""
+    return (MmcsalError, *store_errors())
 
 
 def is_local(url: str) -> bool:

@@ -21,11 +21,11 @@ import ray.train.torch
 
 from mmcsal_core.artifacts import Artifact, Manifest
 from mmcsal_core.corpus.modality import ModalityConfig
-from mmcsal_core.corpus.sources.locations import FORESEEN
 from mmcsal_core.encoder.checkpoint import CARD_FILE, WEIGHTS_FILE
 from mmcsal_core.encoder.config import EncoderConfig
 from mmcsal_core.encoder.out_of_fold import check_fold_sizes, has_folds
 from mmcsal_core.encoder.training_set import check_counts, check_sizes
+from mmcsal_core.filesystems import foreseen_errors
 from mmcsal_core.schema import GROWN_FROM, OUT_OF_FOLD_FILE
 from mmcsal_core.storage import FileRecord, Store, hash_bytes
 from pipelines.fit_checkpoints import CHECKPOINTS, FitProgress, read_progress
@@ -172,7 +172,7 @@ def find_cause(error: ray.train.WorkerGroupError) -> Exception:
     original: Any = getattr(error, "cause", error)
     failures: list[Exception] = list(original.worker_failures.values())
     causes = [getattr(failure, "cause", failure) for failure in failures]
-    return next((cause for cause in causes if isinstance(cause, FORESEEN)), error)
+    return next((cause for cause in causes if isinstance(cause, foreseen_errors())), error)
 
 
 def _fit_on_workers(task: TrainTask) -> None:

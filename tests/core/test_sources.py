@@ -7,6 +7,7 @@ import pytest
 
 from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
 from mmcsal_core.corpus.sources import SourceConfig, list_source, read_source_rows, stage_tables
+from mmcsal_core.corpus.sources.locations import select_options
 from mmcsal_core.errors import ConfigError, DataError
 from mmcsal_core.storage import Store
 
@@ -205,6 +206,21 @@ def test_content_in_a_csv_and_an_unknown_protocol_are_config_errors(tmp_path: Pa
         list_source(_source("parquet", "nosuch://bucket/a.parquet"), IMAGE_TEXT, {})
     with pytest.raises(ValueError, match="named once"):
         _source("parquet", "x", metadata_columns=("a", "a"))
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("s3://bucket/a", {"anon": True}),
+        ("abfs://bucket/a", {"anon": True, "account_name": "team"}),
+        ("gcs://bucket/a", {"anon": True, "token": "cloud"}),
+        ("/folder/a", {}),
+        ("https://host/a", {"timeout": 5}),
+    ],
+)
+def test_options_are_those_of_the_store_whichever_way_its_protocol_is_spelt(url: str, options: dict[str, Any]) -> None:
+    given = {"anon": True, "az": {"account_name": "team"}, "gs": {"token": "cloud"}, "https": {"timeout": 5}}
+    assert select_options(url, given) == options
 
 
 def test_files_that_disagree_on_a_type_are_a_data_error(tmp_path: Path) -> None:

@@ -77,6 +77,13 @@ def run_json(*arguments: str | Path, cwd: Path | None = None) -> dict[str, Any]:
     return dict(json.loads(run_mmcsal(*arguments, "--json", cwd=cwd)))
 
 
+def call_json(*arguments: str | Path) -> dict[str, Any]:
+    """Call the command in this process with `--json` and return its result."""
+    result = call_mmcsal(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return dict(json.loads(result.stdout))
+
+
 def read_files(folder: Path) -> dict[str, bytes]:
     """Return the bytes of every file below a folder, by its name relative to it."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

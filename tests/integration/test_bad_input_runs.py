@@ -14,7 +14,7 @@ from PIL import Image
 from mmcsal_core.errors import ConfigError, MmcsalError
 from tests.corpora import make_image_text_table
 from tests.encoded_media import encode_image
-from tests.integration.job_process import QUICK_ENCODER, call_mmcsal, run_json, write_config
+from tests.integration.job_process import QUICK_ENCODER, call_json, call_mmcsal, write_config
 from tests.pipelines.bad_corpora import GOOD_IMAGE, WriteSource
 from tests.pipelines.ingested_source import Configs
 from tests.pipelines.test_bad_sources import ERRORS
@@ -87,7 +87,7 @@ def test_a_run_goes_on_over_bad_rows_and_names_each(ray_session: None, tmp_path:
     result = call_mmcsal("run", config)
     assert (result.exit_code, "Traceback" in result.output) == (0, False), result.output
     run = tmp_path / "out" / "run_id=t"
-    assert run_json("validate", run)["ok"] is True
+    assert call_json("validate", run)["ok"] is True
     found = duckdb.execute(f"SELECT pair_id, reason FROM '{run}/rejects/data/*.parquet'").fetchall()
     assert sorted(found) == sorted([*reasons.items(), ("truncated", "duplicate_id")])
     kept = {row[0] for row in duckdb.execute(f"SELECT pair_id FROM '{run}/embeddings/data/*.parquet'").fetchall()}
@@ -111,4 +111,4 @@ def test_a_handful_of_pairs_is_a_run_or_a_clear_no(ray_session: None, tmp_path: 
         assert (result.exit_code, f"got {num_pairs}" in result.stderr) == (3, True), result.stderr
     else:
         assert result.exit_code == 0, result.stderr
-        assert run_json("validate", tmp_path / "out" / "run_id=t")["ok"] is True
+        assert call_json("validate", tmp_path / "out" / "run_id=t")["ok"] is True

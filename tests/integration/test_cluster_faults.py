@@ -22,7 +22,7 @@ import s3fs
 from ray.cluster_utils import Cluster
 
 from tests.fault_proxy import FaultProxy, open_fault_proxy
-from tests.integration.job_process import make_config, run_json, start_mmcsal, write_config
+from tests.integration.job_process import call_json, make_config, run_json, start_mmcsal, write_config
 from tests.ray_processes import is_busy_worker, list_children
 from tests.s3_server import REGION
 
@@ -115,10 +115,10 @@ def test_a_rerun_ends_in_the_same_picks(
     assert proxy.met
     proxy.share = 0.0
     run_json("run", config)
-    assert run_json("run", config)["executed"] == []
+    assert call_json("run", config)["executed"] == []
     bucket.invalidate_cache()
     bucket.get(f"{name}/out", str(tmp_path / "copy"), recursive=True)
     copy = tmp_path / "copy" / "run_id=t"
-    assert run_json("validate", copy)["ok"] is True
+    assert call_json("validate", copy)["ok"] is True
     assert _read_picks(copy).equals(_read_picks(Path(finished["output"]) / "run_id=t"))
     bucket.rm(name, recursive=True)

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.integration.job_process import MMCSAL, make_config, read_files, run_json, write_config
+from tests.integration.job_process import MMCSAL, call_json, make_config, read_files, write_config
 
 SCRIPT = """
 set -u
@@ -38,7 +38,7 @@ def test_a_full_disk_ends_the_run_resumable(finished: dict[str, Any], dirty_corp
     assert "No space left" in done.stderr
     assert "Traceback" not in done.stderr
     run = kept / "run_id=t"
-    assert run_json("validate", run)["ok"] is True
+    assert call_json("validate", run)["ok"] is True
     reference = Path(finished["output"]) / "run_id=t"
     assert read_files(run / "selection" / "data") == read_files(reference / "selection" / "data")
     assert not [name for name in read_files(run) if name.endswith(".partial")]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.integration.job_process import (
+    call_json,
     make_config,
     read_files,
     read_results,
@@ -75,9 +76,9 @@ def test_killed_in_each_stage_it_resumes_to_the_same_bytes(
         assert all((run / name / "_SUCCESS").exists() for name in done)
     assert met == [True] * len(FOLDERS)
     assert json.loads((run / "run_status.json").read_text())["state"] == "running"
-    assert run_json("status", run)["is_alive"] is False
+    assert call_json("status", run)["is_alive"] is False
     assert run_json("run", disturbed)["executed"] == ["report"]
-    assert run_json("validate", run)["ok"] is True
+    assert call_json("validate", run)["ok"] is True
     for folder in FOLDERS:
         assert read_results(run / folder) == read_results(reference / folder), folder
 
@@ -123,7 +124,7 @@ def test_killed_while_it_picks_it_goes_on_from_its_log(finished: dict[str, Any],
     progress = [json.loads(line) for line in told.splitlines() if '"from the pick log"' in line]
     assert [(line["done"], line["total"]) for line in progress[:1]] == [(logged["coverage"], 1000)]
     assert not (run / "_pick_log").exists()
-    assert run_json("validate", run)["ok"] is True
+    assert call_json("validate", run)["ok"] is True
     assert read_results(run / "selection") == read_results(tmp_path / "undisturbed" / folder / "selection")
 
 

@@ -1,6 +1,7 @@
 """Exit codes: one for each kind of failure, also where Ray wrapped the error of a worker."""
 
 import pytest
+from aiohttp import ServerDisconnectedError
 from botocore.exceptions import EndpointConnectionError
 from ray.exceptions import RayTaskError, WorkerCrashedError
 
@@ -21,7 +22,9 @@ from mmcsal_core.errors import ArtifactError, ConfigError, DataError, GateError,
         (KeyboardInterrupt(), 130),
         (SystemExit(143), 143),
         (EndpointConnectionError(endpoint_url="http://127.0.0.1:1"), 6),
+        (ServerDisconnectedError(), 6),
         (RayTaskError("f", "traceback", TimeoutError("x")), 6),
+        (RayTaskError("f", "traceback", ServerDisconnectedError()), 6),
         (RayTaskError("f", "traceback", TypeError("x")), 1),
         (ZeroDivisionError("x"), 1),
     ],

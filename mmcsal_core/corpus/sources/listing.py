@@ -23,7 +23,6 @@ from mmcsal_core.corpus.modality import ModalityConfig
 from mmcsal_core.corpus.sources.columns import check_columns
 from mmcsal_core.corpus.sources.config import SourceConfig, check_source, find_access
 from mmcsal_core.corpus.sources.locations import (
-    STORE_ERRORS,
     FoundFile,
     FoundFiles,
     describe_version,
@@ -35,6 +34,7 @@ from mmcsal_core.corpus.sources.tables import pair_by_stem, parse_csv, parse_jso
 from mmcsal_core.corpus.sources.tar_index import TarTable, find_missing_tables, find_tar_columns, list_tables
 from mmcsal_core.corpus.sources.tars import COMPRESSIONS, is_tar
 from mmcsal_core.errors import ConfigError, DataError
+from mmcsal_core.filesystems import store_errors
 from mmcsal_core.storage import Store
 
 FOLDER_NAME = "."
@@ -240,7 +240,7 @@ def _read_file(url: str, options: Mapping[str, Any]) -> bytes:
     filesystem, path = open_filesystem(url, options)
     try:
         return bytes(filesystem.cat_file(path))
-    except STORE_ERRORS as error:
+    except store_errors() as error:
         raise DataError(f"source file {url} is not readable ({type(error).__name__}: {error}); restore it") from error
 
 

@@ -12,20 +12,15 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import fsspec
-from botocore.exceptions import BotoCoreError, ClientError
-from fsspec.exceptions import FSTimeoutError
 from fsspec.utils import get_protocol
 
 from mmcsal_core import filesystems
-from mmcsal_core.errors import DataError, MmcsalError
-
-STORE_ERRORS = (OSError, BotoCoreError, FSTimeoutError)
-"""What a file system raises where a file is missing, forbidden or out of reach."""
-
-FORESEEN = (MmcsalError, *STORE_ERRORS, ClientError)
-"""Errors that say by themselves what is wrong: those raised on purpose, and those of stores."""
+from mmcsal_core.errors import DataError
 
 _WITHOUT_SHARED_OPTIONS = (*filesystems.LOCAL, "http", "https")
+_SYNONYMS = (("s3", "s3a"), ("gs", "gcs"), ("az", "abfs", "abfss"))
+"""Protocols of one store: fsspec names files by one of them, whichever the URL was."""
+
 _VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
 _MAGIC = frozenset("*?[")
 
@@ -68,12 +63,18 @@ def describe_version(file: FoundFile) -> str:
 
 
 def select_options(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the storage options that apply to `url`: those under its protocol, and the flat ones on object stores."""
+    """Return the storage options that apply to `url`: those under its protocol, and the flat ones on object stores.
+
+    Options under a synonym of the protocol apply too: a file that was listed under `az://` is named `abfs://`.
+    """
     protocol = get_protocol(url)
     known = frozenset(fsspec.available_protocols())
-    flat = {key: value for key, value in options.items() if key not in known}
-    shared = {} if protocol in _WITHOUT_SHARED_OPTIONS else flat
-    return {**shared, **dict(options.get(protocol, {}))}
+    chosen = {key: value for key, value in options.items() if key not in known}
+    if protocol in _WITHOUT_SHARED_OPTIONS:
+        chosen = {}
+    for name in next((names for names in _SYNONYMS if protocol in names), (protocol,)):
+        chosen |= options.get(name, {})
+    return chosen
 
 
 def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
@@ -110,7 +111,7 @@ def find_files(url: str, options: Mapping[str, Any]) -> FoundFiles:
     path = posixpath.normpath(path) if _is_local(filesystem) else path
     try:
         root, infos = _list_infos(filesystem, path)
-    except STORE_ERRORS as error:
+    except filesystems.store_errors() as error:
         raise DataError(
             f"source {url} cannot be listed ({type(error).__name__}: {error}); "
             "check source.url, the storage options and your rights"

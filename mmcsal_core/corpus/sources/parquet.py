@@ -8,11 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmcsal_core.corpus.sources.locations import STORE_ERRORS, open_filesystem
+from mmcsal_core.corpus.sources.locations import open_filesystem
 from mmcsal_core.errors import DataError
-
-PARQUET_ERRORS = (*STORE_ERRORS, pa.ArrowException)
-"""What reading a Parquet file raises where the file is missing, out of reach or not what it should be."""
+from mmcsal_core.filesystems import store_errors
 
 _BUFFER_BYTES = 4 * 2**20
 _BATCH_ROWS = 256
@@ -29,7 +27,7 @@ def open_parquet(url: str, options: Mapping[str, Any]) -> Iterator[pq.ParquetFil
     try:
         with filesystem.open(path, "rb") as file:
             yield pq.ParquetFile(file, buffer_size=_BUFFER_BYTES)
-    except PARQUET_ERRORS as error:
+    except (*store_errors(), pa.ArrowException) as error:
         raise DataError(
             f"source file {url} is not readable as Parquet ({type(error).__name__}: {error}); restore it or take it out"
         ) from error

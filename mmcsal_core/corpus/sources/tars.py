@@ -26,8 +26,9 @@ import pyarrow as pa
 from mmcsal_core.corpus.reject import RejectPair
 from mmcsal_core.corpus.sources.columns import PROBLEM_MESSAGE, PROBLEM_REASON, files_column
 from mmcsal_core.corpus.sources.config import MAX_MEMBER_BYTES, STEM
-from mmcsal_core.corpus.sources.locations import STORE_ERRORS, open_filesystem
+from mmcsal_core.corpus.sources.locations import open_filesystem
 from mmcsal_core.errors import DataError
+from mmcsal_core.filesystems import store_errors
 
 COMPRESSIONS = {".tar": None, ".tar.gz": "gzip", ".tgz": "gzip", ".tar.zst": "zstd", ".tar.bz2": "bz2"}
 """Archives by their ending, and how each is compressed."""
@@ -134,7 +135,7 @@ def index_tar(url: str, columns: TarColumns, options: Mapping[str, Any]) -> pa.T
     try:
         with open_unpacked(url, options) as stream:
             _read_samples(url, ForwardStream(stream, MAX_HEADER_BYTES), columns, samples)
-    except (*STORE_ERRORS, tarfile.TarError, EOFError, pa.ArrowException) as error:
+    except (*store_errors(), tarfile.TarError, EOFError, pa.ArrowException) as error:
         raise DataError(
             f"source file {url} is not readable as a tar archive ({type(error).__name__}: {error}); restore it or take "
             "it out"

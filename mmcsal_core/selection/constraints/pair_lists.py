@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mmcsal_core.corpus.sources.locations import STORE_ERRORS, open_filesystem
+from mmcsal_core.corpus.sources.locations import open_filesystem
 from mmcsal_core.corpus.sources.tables import parse_csv
 from mmcsal_core.errors import DataError
+from mmcsal_core.filesystems import store_errors
 from mmcsal_core.neighbors.vectors import Rows
 from mmcsal_core.schema import PAIR_ID
 from mmcsal_core.storage import hash_bytes
@@ -70,7 +71,7 @@ def _read_files(url: str, options: Mapping[str, Any]) -> list[pa.Array]:
     try:
         paths = sorted(filesystem.glob(path)) if any(sign in path for sign in "*?[") else [path]
         contents = {name: bytes(filesystem.cat_file(name)) for name in paths}
-    except STORE_ERRORS as error:
+    except store_errors() as error:
         raise DataError(
             f"a list of pairs cannot be read at {url} ({type(error).__name__}: {error}); check path and source_options"
         ) from error
