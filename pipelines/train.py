@@ -1,23 +1,17 @@
 """The train stage: features/ in, encoder/ out: the fitted encoder, its metrics, and each pair's out-of-fold alignment.
 
-Ray Train starts the workers, one on a laptop or many on a cluster, and starts them again after a crash. The maths of an
+A worker alone is a Ray task; several are a group of Ray Train. Either is started again after a crash. The maths of an
 epoch is `EncoderFit`, the same as in process. Every worker maps all features, sorted by `pair_id`, from a scratch file,
 and takes its slice of each batch. After each epoch the first worker publishes a checkpoint beside the encoder, from
 which a new attempt or a new run goes on; the checkpoints are deleted before the artifact is finished.
 
-Ray Train's own checkpoints were not chosen: they need a path that all nodes share, and know no fingerprint. Feeding
-the workers through Ray Data was not chosen: its blocks come in no fixed order. The fit is driven from a Ray task, not
-from the driver: Ray Train replaces the handler of SIGINT, which is the driver's own.
+Feeding the workers through Ray Data was not chosen: its blocks come in no fixed order.
 """
 
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import ray
-import ray.train
-import ray.train.torch
 
 from mmcsal_core.artifacts import Artifact, Manifest
 from mmcsal_core.corpus.modality import ModalityConfig
@@ -25,21 +19,19 @@ from mmcsal_core.encoder.checkpoint import CARD_FILE, WEIGHTS_FILE
 from mmcsal_core.encoder.config import EncoderConfig
 from mmcsal_core.encoder.out_of_fold import check_fold_sizes, has_folds
 from mmcsal_core.encoder.training_set import check_counts, check_sizes
-from mmcsal_core.filesystems import foreseen_errors
 from mmcsal_core.schema import GROWN_FROM, OUT_OF_FOLD_FILE
 from mmcsal_core.storage import FileRecord, Store, hash_bytes
 from pipelines.fit_checkpoints import CHECKPOINTS, FitProgress, read_progress
 from pipelines.growth import EarlierRun, copy_encoder
 from pipelines.shard_pool import count_room
-from pipelines.stage_run import StageProgress, StageRun, reserve_memory
-from pipelines.train_worker import METRICS_FILE, TrainTask, train_on_worker
+from pipelines.stage_run import StageProgress, StageRun
+from pipelines.train_group import fit_on_group
+from pipelines.train_worker import MAX_FAILURES, METRICS_FILE, TrainTask, train_on_device
 
 STAGE = "train"
 
 _log = logging.getLogger(__name__)
 
-MAX_FAILURES = 3
-"""Crashes of workers, each followed by a new attempt from the last checkpoint, before the stage fails."""
 POLL_INTERVAL_S = 0.5
 
 
@@ -67,7 +59,7 @@ def train_encoder(
             be loaded.
         ArtifactError: a backbone is no longer the one that `features` are of.
         DataError: fewer than 4 pairs, or features that cannot be trained on.
-        ray.train.TrainingFailedError: the workers failed for good. The last checkpoint stays.
+        ray.exceptions.RayError, ray.train.TrainingFailedError: the workers failed for good. The last checkpoint stays.
     """
     num_pairs = features.read_manifest().pairs_out
     check_counts(len(modalities), num_pairs)
@@ -120,7 +112,7 @@ def _record_file(store: Store, name: str) -> FileRecord:
 
 def warn_of_shortage(task: TrainTask) -> None:
     """Say so where the nodes have no room for all workers: Ray waits for it without a word."""
-    room = count_room(_list_needs(task), [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    room = count_room(task.list_needs(), [node["Resources"] for node in ray.nodes() if node["Alive"]])
     if room < task.resources.train_workers:
         _log.warning(
             "training waits for room: %d workers are asked for, and the nodes have room for %d; add nodes, or lower "
@@ -130,14 +122,8 @@ def warn_of_shortage(task: TrainTask) -> None:
         )
 
 
-def _list_needs(task: TrainTask) -> dict[str, float]:
-    """Return what one worker takes, by kind of resource."""
-    gpus = {"GPU": task.resources.gpus_per_actor} if task.uses_gpu else {}
-    return {"CPU": task.resources.cpus_per_actor, **gpus, **reserve_memory(task.resources.memory_per_actor_gb)}
-
-
 def _fit_with_progress(task: TrainTask, run: StageRun) -> None:
-    pending = [ray.remote(num_cpus=0, max_retries=0)(_fit_on_workers).remote(task)]
+    pending = [_start_fit(task)]
     checkpoints = task.out.store.child(CHECKPOINTS)
     last: FitProgress | None = None
     while pending:
@@ -146,12 +132,22 @@ def _fit_with_progress(task: TrainTask, run: StageRun) -> None:
         if progress not in (None, last):
             last = progress
             run.on_progress(describe_progress(progress))
-    try:
-        ray.get(finished)
-    except ray.train.WorkerGroupError as error:
-        raise find_cause(error) from error
+    ray.get(finished)
     total = last.total_epochs if last else task.config.epochs
     run.on_progress(StageProgress(STAGE, total, total, "epochs"))
+
+
+def _start_fit(task: TrainTask) -> ray.ObjectRef[None]:
+    """Start the workers. One alone needs nobody to watch it but Ray: a group of one would be six processes."""
+    if task.resources.train_workers > 1:
+        return ray.remote(num_cpus=0, max_retries=0)(fit_on_group).remote(task)
+    needs = task.list_needs()
+    options = {"num_cpus": needs["CPU"], "num_gpus": needs.get("GPU", 0), "memory": needs.get("memory")}
+    return ray.remote(max_retries=MAX_FAILURES, max_calls=1, **options)(_fit_alone).remote(task)
+
+
+def _fit_alone(task: TrainTask) -> None:
+    train_on_device(task, "cuda" if task.uses_gpu else "cpu")
 
 
 def describe_progress(progress: FitProgress) -> StageProgress:
@@ -165,32 +161,3 @@ def describe_progress(progress: FitProgress) -> StageProgress:
         pairs_per_second=progress.pairs_per_second,
         eta_s=progress.eta_s,
     )
-
-
-def find_cause(error: ray.train.WorkerGroupError) -> Exception:
-    """Return the error that a worker raised on purpose or that its store gave it, if there is one, else `error`."""
-    original: Any = getattr(error, "cause", error)
-    failures: list[Exception] = list(original.worker_failures.values())
-    causes = [getattr(failure, "cause", failure) for failure in failures]
-    return next((cause for cause in causes if isinstance(cause, foreseen_errors())), error)
-
-
-def _fit_on_workers(task: TrainTask) -> None:
-    """Run the fit to its end; runs in a Ray task of its own."""
-    resources = task.resources
-    per_worker = _list_needs(task)
-    with tempfile.TemporaryDirectory(prefix="mmcsal-train-") as scratch:
-        trainer = ray.train.torch.TorchTrainer(
-            train_on_worker,
-            train_loop_config={"task": task},
-            torch_config=ray.train.torch.TorchConfig(backend="nccl" if task.uses_gpu else "gloo"),
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=resources.train_workers, use_gpu=task.uses_gpu, resources_per_worker=per_worker
-            ),
-            run_config=ray.train.RunConfig(
-                name=STAGE,
-                storage_path=scratch,
-                failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
-            ),
-        )
-        trainer.fit()

@@ -11,7 +11,6 @@ from typing import Any
 import faiss
 import numpy as np
 import pyarrow as pa
-import ray.train.torch
 import torch
 
 from mmcsal_core.artifacts import Artifact, Plan
@@ -42,9 +41,12 @@ from pipelines.fit_checkpoints import (
     read_scores,
     resume_fit,
 )
-from pipelines.stage_run import Resources
+from pipelines.stage_run import Resources, reserve_memory
 
 METRICS_FILE = "metrics.json"
+
+MAX_FAILURES = 3
+"""Crashes of workers, each followed by a new attempt from the last checkpoint, before the stage fails."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,16 @@ class TrainTask:
         """Say whether the workers compute on a GPU."""
         return self.resources.gpus_per_actor > 0
 
+    def list_needs(self) -> dict[str, float]:
+        """Return what one worker takes, by kind of resource."""
+        gpus = {"GPU": self.resources.gpus_per_actor} if self.uses_gpu else {}
+        return {"CPU": self.resources.cpus_per_actor, **gpus, **reserve_memory(self.resources.memory_per_actor_gb)}
 
-def train_on_worker(loop_config: dict[str, Any]) -> None:
-    """Run the whole training as one of its workers; `loop_config` holds the task."""
-    task: TrainTask = loop_config["task"]
+
+def train_on_device(task: TrainTask, device: str) -> None:
+    """Run the whole training as one of its workers, which computes on `device`."""
     torch.set_num_threads(task.resources.num_threads)
     faiss.omp_set_num_threads(task.resources.num_threads)
-    device = str(ray.train.torch.get_device()) if task.uses_gpu else "cpu"
     spool = spool_features(task.features, task.modalities, task.finetuned)
     blocks = {name: load_split_backbone(modality).make_last_block() for name, modality in task.finetuned.items()}
     for name, block in blocks.items():

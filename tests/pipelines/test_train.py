@@ -4,11 +4,13 @@ import errno
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import faiss
 import numpy as np
 import numpy.typing as npt
+import psutil
 import pyarrow as pa
 import pytest
 import ray.train
@@ -31,7 +33,7 @@ from mmcsal_core.schema import (
 )
 from mmcsal_core.storage import Store
 from mmcsal_core.vector_columns import stack_vectors
-from pipelines import train
+from pipelines import train, train_group
 from pipelines.feature_spool import FeatureSpool, spool_features
 from pipelines.fit_checkpoints import (
     CHECKPOINTS,
@@ -43,6 +45,7 @@ from pipelines.fit_checkpoints import (
     read_scores,
 )
 from pipelines.stage_run import Resources, StageProgress, StageRun
+from tests.ray_processes import list_children, name_process
 
 CONFIG = EncoderConfig(dim=16, hidden_width=32, epochs=4, batch_size=64, warmup_fraction=0.25, out_of_fold_epochs=3)
 NAMES = ("image", "text")
@@ -186,6 +189,23 @@ def leave_an_interrupted_training(spool: FeatureSpool, checkpoints: Store) -> No
         publish_checkpoint(fit, checkpoints.child("encoder"))
 
 
+def test_a_worker_that_is_killed_goes_on_from_its_checkpoint(tmp_path: Path, ray_session: None) -> None:
+    features, config = publish_features(tmp_path), CONFIG.model_copy(update={"epochs": 60})
+    killed = list[int]()
+
+    def kill_once(progress: StageProgress) -> None:
+        for process in list_children(psutil.Process(), recursive=True) if progress.done and not killed else ():
+            if "_fit_alone" in name_process(process):
+                process.kill()
+                killed.append(process.pid)
+
+    run = replace(make_run(tmp_path), on_progress=kill_once)
+    train.train_encoder(features=features, modalities=NAMES, seed=1, config=config, run=run)
+    assert len(killed) == 1
+    whole = save_encoder(fit_encoder(read_features(features), config=config, seed=1))
+    assert {name: run.out.store.read_bytes(name) for name in whole} == whole
+
+
 def test_two_workers_end_close_to_one(tmp_path: Path, ray_session: None) -> None:
     features, run = publish_features(tmp_path), make_run(tmp_path, num_workers=2)
     terms = {"lambda_align": 0.1, "lambda_uniform": 0.1, "learn_temperature": True, "robust_fraction": 0.1}
@@ -217,8 +237,8 @@ def test_unusable_input_is_refused_before_any_worker_starts(tmp_path: Path) -> N
 
 def test_an_error_that_a_worker_raised_on_purpose_is_the_cause() -> None:
     meant = DataError("every feature must be finite")
-    assert train.find_cause(ray.train.WorkerGroupError("failed", {0: meant})) is meant
+    assert train_group.find_cause(ray.train.WorkerGroupError("failed", {0: meant})) is meant
     full = OSError(errno.ENOSPC, "No space left on device")
-    assert train.find_cause(ray.train.WorkerGroupError("failed", {0: full})) is full
+    assert train_group.find_cause(ray.train.WorkerGroupError("failed", {0: full})) is full
     crash = ray.train.WorkerGroupError("failed", {0: RuntimeError("CUDA error: device-side assert triggered")})
-    assert train.find_cause(crash) is crash
+    assert train_group.find_cause(crash) is crash
