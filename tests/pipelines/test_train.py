@@ -16,13 +16,14 @@ import pytest
 import ray.train
 import torch
 
+from jobs.exit_codes import ExitCode, classify_error
 from mmcsal_core.artifacts import Artifact, plan_ranges
 from mmcsal_core.encoder.checkpoint import CARD_FILE, WEIGHTS_FILE, load_encoder, save_encoder
 from mmcsal_core.encoder.config import EncoderConfig
 from mmcsal_core.encoder.feature_rows import read_rows
 from mmcsal_core.encoder.fitting import EncoderFit, fit_encoder
 from mmcsal_core.encoder.out_of_fold import draw_fold_seed, leave_out, list_folds, measure_out_of_fold, score_pairs
-from mmcsal_core.errors import ConfigError, DataError
+from mmcsal_core.errors import ArtifactError, ConfigError, DataError
 from mmcsal_core.schema import (
     OUT_OF_FOLD_ALIGNMENT,
     OUT_OF_FOLD_FILE,
@@ -204,6 +205,15 @@ def test_a_worker_that_is_killed_goes_on_from_its_checkpoint(tmp_path: Path, ray
     assert len(killed) == 1
     whole = save_encoder(fit_encoder(read_features(features), config=config, seed=1))
     assert {name: run.out.store.read_bytes(name) for name in whole} == whole
+
+
+def test_what_a_worker_raises_on_purpose_is_told_at_once(tmp_path: Path, ray_session: None) -> None:
+    run = make_run(tmp_path)
+    run.out.begin(run.fingerprint, list)
+    run.out.store.child(CHECKPOINTS, "fold-00").write_bytes("epoch-0001.safetensors", b"damaged")
+    with pytest.raises(ArtifactError, match="checkpoint") as caught:
+        train.train_encoder(features=publish_features(tmp_path), modalities=NAMES, seed=1, config=CONFIG, run=run)
+    assert classify_error(caught.value) == ExitCode.INFRASTRUCTURE
 
 
 def test_two_workers_end_close_to_one(tmp_path: Path, ray_session: None) -> None:
