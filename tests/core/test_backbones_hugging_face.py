@@ -14,8 +14,10 @@ from PIL import Image
 from mmcsal_core.backbones.backbone import Backbone, Batch
 from mmcsal_core.backbones.hugging_face import pool_hidden_states
 from mmcsal_core.backbones.loading import load_backbone
-from mmcsal_core.corpus.modality import Kind, ModalityConfig
+from mmcsal_core.corpus.decode import decode_content
+from mmcsal_core.corpus.modality import Kind, ModalityConfig, resolve_modality
 from mmcsal_core.errors import ConfigError
+from tests.encoded_media import encode_film
 
 WORDS = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "a", "red", "apple", "green", "pear", "on", "the", "table"]
 TEXTS = ["a red apple", "pear", "the green pear on the table a red apple on the table the table the table"]
@@ -170,6 +172,22 @@ def test_video_is_the_mean_of_its_frames(models: Callable[[str], Path]) -> None:
     vectors = load(models("vit"), "video").embed(frames.reshape(2, 2, 40, 40, 3))
     expected = load(models("vit"), "image").embed(frames).reshape(2, 2, -1).mean(axis=1)
     assert np.allclose(vectors, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("audio", "dim"), [("wav2vec2", 16), ("clap", 8)])
+def test_a_film_alone_is_a_pair_of_hub_features(models: Callable[[str], Path], audio: str, dim: int) -> None:
+    configs = {
+        "video": ModalityConfig(backbone=f"hf:{models('clip')}", image_size=40, num_frames=2),
+        "audio": ModalityConfig(backbone=f"hf:{models(audio)}", window_s=1.0),
+    }
+    films = [encode_film("mp4", num_seconds) for num_seconds in (1.0, 0.5)]
+    for name, config in configs.items():
+        modality = resolve_modality(name, config)
+        batch = np.stack([np.asarray(decode_content(film, modality)) for film in films])
+        vectors = load_backbone(modality.resolved_backbone, modality).embed(batch)
+        assert vectors.shape == (2, {"video": 8, "audio": dim}[name])
+        assert np.isfinite(vectors).all()
+        assert np.abs(vectors[0] - vectors[1]).max() > 1e-4
 
 
 def test_clips_are_resampled_to_the_rate_of_the_model(models: Callable[[str], Path]) -> None:
