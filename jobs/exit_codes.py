@@ -39,8 +39,12 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
 
 
 def find_cause(error: BaseException) -> BaseException:
-    """Return the error that a Ray worker raised and Ray wrapped, if it has a code of its own, else the error itself."""
-    return next((cause for cause in _iter_causes(error) if isinstance(cause, foreseen_errors())), error)
+    """Return the error that a Ray worker raised and Ray wrapped, if it has a code of its own, else the error itself.
+
+    Ray's wrapping may be an instance of both classes: it is passed over.
+    """
+    causes = (cause for cause in _iter_causes(error) if not isinstance(cause, RayTaskError))
+    return next((cause for cause in causes if isinstance(cause, foreseen_errors())), error)
 
 
 def classify_error(error: BaseException) -> ExitCode:

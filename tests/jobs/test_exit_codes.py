@@ -25,7 +25,9 @@ from mmcsal_core.errors import ArtifactError, ConfigError, DataError, GateError,
         (ServerDisconnectedError(), 6),
         (RayTaskError("f", "traceback", TimeoutError("x")), 6),
         (RayTaskError("f", "traceback", ServerDisconnectedError()), 6),
+        (RayTaskError("f", "traceback", OSError(28, "No space left on device")).as_instanceof_cause(), 6),
         (RayTaskError("f", "traceback", TypeError("x")), 1),
+        (RayTaskError("f", "traceback", TypeError("x")).as_instanceof_cause(), 1),
         (ZeroDivisionError("x"), 1),
     ],
 )
@@ -38,6 +40,7 @@ def test_the_error_of_a_worker_is_found_inside_rays() -> None:
     wrapped = RayTaskError("f", "traceback", cause)
     assert find_cause(wrapped) is cause
     assert classify_error(wrapped) == ExitCode.INPUT
+    assert find_cause(wrapped.as_instanceof_cause()) is cause
     assert classify_error(wrapped.as_instanceof_cause()) == ExitCode.INPUT
 
 
