@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import aiohttp
 import fsspec
 from botocore.exceptions import BotoCoreError, ClientError
 from fsspec.exceptions import FSTimeoutError
@@ -17,8 +18,11 @@ from fsspec.utils import get_protocol
 
 from mmcsal_core.errors import ConfigError, MmcsalError
 
-EXTRAS = {"gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az"}
-"""Extras of mmcsal by the protocol that they bring."""
+SYNONYMS = (("s3", "s3a"), ("gs", "gcs"), ("az", "abfs", "abfss"))
+"""Protocols of one store: fsspec names files by one of them, whichever the URL was."""
+
+EXTRAS = ("gs", "az")
+"""Extras of mmcsal, named as the store that they bring."""
 
 LOCAL = ("file", "local", "memory")
 """Protocols that reach no network."""
@@ -30,7 +34,6 @@ _ERRORS_OF_EXTRAS = (
     ("gcsfs.retry", "HttpError"),
     ("google.auth.exceptions", "GoogleAuthError"),
     ("azure.core.exceptions", "AzureError"),
-    ("aiohttp", "ClientError"),
 )
 
 
@@ -41,12 +44,18 @@ def store_errors() -> tuple[type[Exception], ...]:
     """
     loaded = ((sys.modules.get(module), name) for module, name in _ERRORS_OF_EXTRAS)
     of_extras = tuple(getattr(module, name) for module, name in loaded if module is not None)
-    return (OSError, BotoCoreError, ClientError, FSTimeoutError, *of_extras)
+    return (OSError, BotoCoreError, ClientError, aiohttp.ClientError, FSTimeoutError, *of_extras)
 
 
 def foreseen_errors() -> tuple[type[Exception], ...]:
     """Return the errors that say by themselves what is wrong: those raised on purpose, and those of stores."""
     return (MmcsalError, *store_errors())
+
+
+def list_synonyms(url: str) -> tuple[str, ...]:
+    """Return the protocols of the store that a URL lies in, the usual one first."""
+    protocol = get_protocol(url)
+    return next((names for names in SYNONYMS if protocol in names), (protocol,))
 
 
 def is_local(url: str) -> bool:
@@ -67,7 +76,7 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     chosen = dict(options)
     if not is_local(url):
         chosen.setdefault("use_listings_cache", False)
-    if get_protocol(url) in ("s3", "s3a"):
+    if list_synonyms(url)[0] == "s3":
         chosen["config_kwargs"] = {**S3_TIMEOUTS, **chosen.get("config_kwargs", {})}
     try:
         filesystem, path = fsspec.core.url_to_fs(url, **chosen)
@@ -76,7 +85,7 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
             f"a URL starts with a protocol that fsspec knows, got {url!r} ({error}); correct it"
         ) from error
     except ImportError as error:
-        extra = EXTRAS.get(get_protocol(url))
-        advice = f"pip install 'mmcsal[{extra}]'" if extra else "install it beside mmcsal"
+        extra = list_synonyms(url)[0]
+        advice = f"pip install 'mmcsal[{extra}]'" if extra in EXTRAS else "install it beside mmcsal"
         raise ConfigError(f"{url!r} needs a package that is not installed ({error}); {advice}") from error
     return filesystem, str(path)

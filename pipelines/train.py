@@ -23,10 +23,10 @@ from mmcsal_core.schema import GROWN_FROM, OUT_OF_FOLD_FILE
 from mmcsal_core.storage import FileRecord, Store, hash_bytes
 from pipelines.fit_checkpoints import CHECKPOINTS, FitProgress, read_progress
 from pipelines.growth import EarlierRun, copy_encoder
-from pipelines.shard_pool import count_room
+from pipelines.shard_pool import MAX_RESTARTS, count_room
 from pipelines.stage_run import StageProgress, StageRun
 from pipelines.train_group import fit_on_group
-from pipelines.train_worker import MAX_FAILURES, METRICS_FILE, TrainTask, train_on_device
+from pipelines.train_worker import METRICS_FILE, TrainTask, train_on_device
 
 STAGE = "train"
 
@@ -143,7 +143,7 @@ def _start_fit(task: TrainTask) -> ray.ObjectRef[None]:
         return ray.remote(num_cpus=0, max_retries=0)(fit_on_group).remote(task)
     needs = task.list_needs()
     options = {"num_cpus": needs["CPU"], "num_gpus": needs.get("GPU", 0), "memory": needs.get("memory")}
-    return ray.remote(max_retries=MAX_FAILURES, max_calls=1, **options)(_fit_alone).remote(task)
+    return ray.remote(max_retries=MAX_RESTARTS, max_calls=1, **options)(_fit_alone).remote(task)
 
 
 def _fit_alone(task: TrainTask) -> None:

@@ -11,7 +11,8 @@ import ray.train
 import ray.train.torch
 
 from mmcsal_core.filesystems import foreseen_errors
-from pipelines.train_worker import MAX_FAILURES, TrainTask, train_on_device
+from pipelines.shard_pool import MAX_RESTARTS
+from pipelines.train_worker import TrainTask, train_on_device
 
 
 def fit_on_group(task: TrainTask) -> None:
@@ -32,7 +33,7 @@ def fit_on_group(task: TrainTask) -> None:
             run_config=ray.train.RunConfig(
                 name="train",
                 storage_path=scratch,
-                failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+                failure_config=ray.train.FailureConfig(max_failures=MAX_RESTARTS),
             ),
         )
         try:

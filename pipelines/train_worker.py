@@ -45,9 +45,6 @@ from pipelines.stage_run import Resources, reserve_memory
 
 METRICS_FILE = "metrics.json"
 
-MAX_FAILURES = 3
-"""Crashes of workers, each followed by a new attempt from the last checkpoint, before the stage fails."""
-
 
 @dataclass(frozen=True)
 class TrainTask:

@@ -18,9 +18,6 @@ from mmcsal_core import filesystems
 from mmcsal_core.errors import DataError
 
 _WITHOUT_SHARED_OPTIONS = (*filesystems.LOCAL, "http", "https")
-_SYNONYMS = (("s3", "s3a"), ("gs", "gcs"), ("az", "abfs", "abfss"))
-"""Protocols of one store: fsspec names files by one of them, whichever the URL was."""
-
 _VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
 _MAGIC = frozenset("*?[")
 
@@ -67,13 +64,11 @@ def select_options(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
     Options under a synonym of the protocol apply too: a file that was listed under `az://` is named `abfs://`.
     """
-    protocol = get_protocol(url)
     known = frozenset(fsspec.available_protocols())
-    chosen = {key: value for key, value in options.items() if key not in known}
-    if protocol in _WITHOUT_SHARED_OPTIONS:
-        chosen = {}
-    for name in next((names for names in _SYNONYMS if protocol in names), (protocol,)):
-        chosen |= options.get(name, {})
+    flat = {key: value for key, value in options.items() if key not in known}
+    chosen = {} if get_protocol(url) in _WITHOUT_SHARED_OPTIONS else flat
+    for protocol in filesystems.list_synonyms(url):
+        chosen |= options.get(protocol, {})
     return chosen
 
 
