@@ -35,17 +35,31 @@ class TellingDecoder(ChunkDecoder):
         raise RuntimeError(f"memory {ray.get_runtime_context().get_assigned_resources()['memory']:.0f}")
 
 
-def test_memory_is_reserved_for_every_kind_of_worker(ray_session: None, tmp_path: Path) -> None:
+RESOURCES = Resources(
+    memory_per_actor_gb=0.5,
+    memory_per_reader_gb=0.25,
+    selection_memory_gb=0.125,
+    selection_actors=1,
+    cpus_per_actor=0.1,
+)
+
+
+def test_memory_is_reserved_for_an_actor(ray_session: None, tmp_path: Path) -> None:
     told = Store(str(tmp_path / "told"))
-    resources = Resources(memory_per_actor_gb=0.5, memory_per_reader_gb=0.25, selection_memory_gb=0.125)
-    run = StageRun(Artifact(Store(str(tmp_path)), "out", "features"), "f", resources)
+    run = StageRun(Artifact(Store(str(tmp_path)), "out", "features"), "f", RESOURCES)
     run_shards(plan_ranges(1, 1), Teller, {"told": told}, run)
     assert told.read_json("actor.json")["memory"] == GIB / 2
+
+
+def test_memory_is_reserved_for_a_reader(ray_session: None, tmp_path: Path) -> None:
     pairs = Artifact(Store(str(tmp_path)), "pairs", "ingest")
     publish(pairs, pa.table({"pair_id": ["a"]}))
     with pytest.raises(Exception, match=f"memory {GIB // 4}"):
-        decode_on_readers(plan_ranges(1, 1), None, pairs, TellingDecoder({}), resources).materialize()
-    engine = choose_engine(resources.model_copy(update={"selection_actors": 1, "cpus_per_actor": 0.1}))
+        decode_on_readers(plan_ranges(1, 1), None, pairs, TellingDecoder({}), RESOURCES).materialize()
+
+
+def test_memory_is_reserved_for_a_selection_actor(ray_session: None) -> None:
+    engine = choose_engine(RESOURCES)
     assert isinstance(engine, RayEngine)
     find = lambda _: ray.get_runtime_context().get_assigned_resources()  # noqa: E731
     assert ray.get(engine.actors.handles[0].__ray_call__.remote(find))["memory"] == GIB / 8
