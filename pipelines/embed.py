@@ -21,6 +21,7 @@ from mmcsal_core.errors import ConfigError
 from mmcsal_core.schema import PAIR_ID, ROW, embedding_schema, feature_column, hidden_column
 from mmcsal_core.storage import Store
 from mmcsal_core.vector_columns import list_vectors, stack_vectors
+from pipelines.devices import choose_device
 from pipelines.shard_pool import run_shards
 from pipelines.stage_run import Resources, StageRun
 
@@ -70,8 +71,7 @@ class EmbedWorker:
         faiss.omp_set_num_threads(num_threads)
         self._features, self._out, self._plan = features, out, plan
         self._encoder = read_encoder(encoder.store)
-        if resources.gpus_per_actor and torch.cuda.is_available():
-            self._encoder.move_to("cuda")
+        self._encoder.move_to(choose_device(resources.gpus_per_actor))
 
     def run_shard(self, shard: ShardRange) -> None:
         """Embed and commit the feature shard of this number."""

@@ -35,6 +35,7 @@ from mmcsal_core.errors import GateError
 from mmcsal_core.neighbors.vectors import Rows
 from mmcsal_core.schema import GROWN_FROM, ROW, feature_column, hidden_column
 from mmcsal_core.settings import Settings
+from pipelines.devices import choose_device
 from pipelines.growth import EarlierFeatures, EarlierRun, find_known_rows
 from pipelines.shard_decoder import KNOWN, UNKNOWN, decode_batch, read_decoded, read_known, read_range
 from pipelines.shard_embedder import ShardEmbedder
@@ -62,11 +63,12 @@ def load_embedder(decoder: ChunkDecoder, config: FeaturesConfig, resources: Reso
     """Load the configured backbones onto the device that `resources` name."""
     torch.set_num_threads(max(1, int(resources.cpus_per_actor)))
     torch.backends.cudnn.deterministic = True
+    device = choose_device(resources.gpus_per_actor)
     backbones = {
         name: load_backbone(
             modality.resolved_backbone,
             modality,
-            device="cuda" if resources.gpus_per_actor and torch.cuda.is_available() else "cpu",
+            device=device,
             trust_remote_code=config.trust_remote_code,
             vector_dim=decoder.vector_dims.get(name),
         )

@@ -31,6 +31,7 @@ from mmcsal_core.selection.engine.k_center import KCenterShard
 from mmcsal_core.selection.engine.local_shards import Shard, fetch_parts
 from mmcsal_core.selection.engine.proposals import Proposal, merge_proposals, share_rows
 from mmcsal_core.selection.engine.screening import Screening
+from pipelines.devices import choose_device
 from pipelines.shard_actors import OpenShard, Session, ShardActors, is_connected
 from pipelines.stage_run import Resources
 
@@ -42,7 +43,7 @@ def choose_engine(resources: Resources) -> Engine:
     """Return the engine on actors where any are asked for, else that of this process."""
     screening = resources.selection_screening
     if resources.selection_actors == 0:
-        return LocalEngine(screening=screening, device=find_device(resources.gpus_per_actor))
+        return LocalEngine(screening=screening, device=_find_multiplier(resources.gpus_per_actor))
     return RayEngine(
         resources.selection_actors,
         num_cpus=min(1.0, resources.cpus_per_actor),
@@ -52,13 +53,10 @@ def choose_engine(resources: Resources) -> Engine:
     )
 
 
-def find_device(num_gpus: float) -> str | None:
-    """Return where this process multiplies: on its GPU where there is one and GPUs may be used, else by numpy."""
-    if num_gpus == 0:
-        return None
-    import torch  # noqa: PLC0415  slow to load
-
-    return "cuda" if torch.cuda.is_available() else None
+def _find_multiplier(num_gpus: float) -> str | None:
+    """Return the device on which this process multiplies, None for numpy."""
+    device = choose_device(num_gpus)
+    return None if device == "cpu" else device
 
 
 class RayEngine:
@@ -116,7 +114,7 @@ def _open_k_center_shard(
     num_gpus: float,
 ) -> KCenterShard:
     """Open a shard where it will stay: the device is that of the actor's node."""
-    return KCenterShard(vectors, first_row, closed, costs, screening=screening, device=find_device(num_gpus))
+    return KCenterShard(vectors, first_row, closed, costs, screening=screening, device=_find_multiplier(num_gpus))
 
 
 class RayShards:

@@ -21,6 +21,7 @@ from mmcsal_core.encoder.out_of_fold import check_fold_sizes, has_folds
 from mmcsal_core.encoder.training_set import check_counts, check_sizes
 from mmcsal_core.schema import GROWN_FROM, OUT_OF_FOLD_FILE
 from mmcsal_core.storage import FileRecord, Store, hash_bytes
+from pipelines.devices import choose_device
 from pipelines.fit_checkpoints import CHECKPOINTS, FitProgress, read_progress
 from pipelines.growth import EarlierRun, copy_encoder
 from pipelines.shard_pool import MAX_RESTARTS, count_room
@@ -147,7 +148,7 @@ def _start_fit(task: TrainTask) -> ray.ObjectRef[None]:
 
 
 def _fit_alone(task: TrainTask) -> None:
-    train_on_device(task, "cuda" if task.uses_gpu else "cpu")
+    train_on_device(task, choose_device(task.resources.gpus_per_actor))
 
 
 def describe_progress(progress: FitProgress) -> StageProgress:

@@ -26,7 +26,7 @@ def fit_on_group(task: TrainTask) -> None:
         trainer = ray.train.torch.TorchTrainer(
             _train_in_group,
             train_loop_config={"task": task},
-            torch_config=ray.train.torch.TorchConfig(backend="nccl" if task.uses_gpu else "gloo"),
+            torch_config=ray.train.torch.TorchConfig(backend=choose_backend(resources.gpus_per_actor)),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=resources.train_workers, use_gpu=task.uses_gpu, resources_per_worker=task.list_needs()
             ),
@@ -42,8 +42,14 @@ def fit_on_group(task: TrainTask) -> None:
             raise find_cause(error) from error
 
 
+def choose_backend(gpus_per_worker: float) -> str:
+    """Return how the workers talk: by NCCL where each has whole GPUs, else by gloo, since NCCL shares no GPU."""
+    return "nccl" if gpus_per_worker >= 1 else "gloo"
+
+
 def _train_in_group(loop_config: dict[str, Any]) -> None:
     task: TrainTask = loop_config["task"]
+    # Ray Train shows each worker all GPUs of its node, so `cuda` alone would be the same one for all
     train_on_device(task, str(ray.train.torch.get_device()) if task.uses_gpu else "cpu")
 
 

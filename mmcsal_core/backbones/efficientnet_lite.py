@@ -48,7 +48,7 @@ class EfficientNetLite:
     @torch.inference_mode()
     def embed(self, batch: Batch) -> Features:
         """Embed images, uint8 (n, H, W, 3), as float32 (n, 1280)."""
-        pixels = torch.from_numpy(np.asarray(batch).astype(np.float32)).to(self._device)
+        pixels = torch.from_numpy(np.array(batch)).to(self._device).float()
         images = ((pixels - 127.0) / 128.0).permute(0, 3, 1, 2)
         features: Features = self._network.extract_features(images).mean(dim=(2, 3)).cpu().numpy()
         return features

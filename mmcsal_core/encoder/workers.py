@@ -7,10 +7,8 @@ sum of the gradients keeps a run of one worker free of any wrapper.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -32,8 +30,8 @@ class Workers:
 
     def slice_of(self, num_rows: int) -> slice:
         """Return this worker's rows out of `num_rows`: contiguous, in rank order, sizes equal up to one."""
-        bounds = _split_evenly(num_rows, self.size)
-        return slice(bounds[self.rank], bounds[self.rank + 1])
+        start, stop = (rank * num_rows // self.size for rank in (self.rank, self.rank + 1))
+        return slice(start, stop)
 
     def gather_rows(self, rows: Tensor, num_rows: int) -> Tensor:
         """Concatenate every worker's slice of a batch, (n_rank, d) to (num_rows, d); gradients flow to all owners."""
@@ -65,22 +63,18 @@ class Workers:
         return value
 
 
-def _split_evenly(num_rows: int, num_parts: int) -> list[int]:
-    return [int(bound) for bound in np.arange(num_parts + 1) * num_rows // num_parts]
-
-
 class _GatherRows(torch.autograd.Function):
-    """All-gather of slices of unequal length; the backward pass sums the gradients that the workers hold."""
+    """All-gather of slices of unequal length; the backward pass sums the gradients that the workers hold.
+
+    The gather is a sum with zeros where the others' rows are: gloo has no all-gather of what lies on a GPU.
+    """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, workers: Workers, num_rows: int) -> Tensor:
         ctx.workers = workers
-        bounds = _split_evenly(num_rows, workers.size)
-        sizes = [stop - start for start, stop in pairwise(bounds)]
-        padded = torch.nn.functional.pad(rows, (0, 0, 0, max(sizes) - len(rows))).contiguous()
-        parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+        whole = rows.new_zeros((num_rows, *rows.shape[1:]))
+        whole[workers.slice_of(num_rows)] = rows
+        return workers.sum_value(whole)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:

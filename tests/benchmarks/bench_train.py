@@ -65,7 +65,7 @@ def publish_features(root: Path, num_pairs: int) -> Artifact:
     return artifact
 
 
-def run_case(root: Path, case: Case, epochs: int, num_threads: int) -> dict[str, object]:
+def run_case(root: Path, case: Case, epochs: int, num_threads: int, device: str) -> dict[str, object]:
     """Train once; return seconds, peak memory and how well held-back pairs are retrieved."""
     features, out = (Artifact(Store(str(root)), name, name) for name in ("features", "encoder"))
     torch.set_num_threads(num_threads)
@@ -74,7 +74,7 @@ def run_case(root: Path, case: Case, epochs: int, num_threads: int) -> dict[str,
     out.store.remove()
     task = TrainTask(features, out, out.begin("bench", list), tuple(DIMS), 0, config, Resources())
     wall, cpu = time.perf_counter(), time.process_time()
-    TrainWorker(task, spool_features(features, task.modalities), "cpu", Workers()).train()
+    TrainWorker(task, spool_features(features, task.modalities), device, Workers()).train()
     metrics = out.store.read_json("metrics.json")
     return {
         "wall_s": round(time.perf_counter() - wall, 1),
@@ -90,13 +90,15 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=100_000)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="e.g. cuda")
     parser.add_argument("--only", choices=CASES, help="one case")
     parser.add_argument("--root", type=Path, help="features that are already there: run the case in this process")
     options = parser.parse_args()
     if options.root:
-        print(json.dumps(run_case(options.root, CASES[options.only], options.epochs, options.threads)))
+        case = CASES[options.only]
+        print(json.dumps(run_case(options.root, case, options.epochs, options.threads, options.device)))
         return
-    sizes = ["--epochs", str(options.epochs), "--threads", str(options.threads)]
+    sizes = ["--epochs", str(options.epochs), "--threads", str(options.threads), "--device", options.device]
     with tempfile.TemporaryDirectory() as root:
         publish_features(Path(root), options.pairs)
         for name in [options.only] if options.only else CASES:

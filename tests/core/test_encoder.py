@@ -21,6 +21,7 @@ from mmcsal_core.encoder.training_set import check_sizes, list_batches, split_ro
 from mmcsal_core.encoder.workers import Workers
 from mmcsal_core.errors import ArtifactError, ConfigError, DataError
 from mmcsal_core.metrics import diagnose_embeddings
+from tests.cuda import needs_cuda
 
 Vectors = npt.NDArray[np.float32]
 
@@ -339,15 +340,29 @@ def test_more_workers_than_pairs_in_a_batch_are_refused() -> None:
         check_sizes(40, SMALL.model_copy(update={"num_prototypes": 3}), 1)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_fit_on_a_gpu_is_resumable_and_close_to_one_on_the_cpu() -> None:
-    features, config = make_features(120), SMALL.model_copy(update={"dropout": 0.0, "noise": 0.0, "epochs": 2})
-    fit = EncoderFit(features, config, seed=5, device="cuda")
-    fit.run_epoch()
-    resumed = EncoderFit(features, config, seed=5, device="cuda")
-    load_fit(resumed, save_fit(fit))
-    resumed.run_epoch()
-    encoder, alone = resumed.to_encoder(), fit_encoder(features, config=config, seed=5)
-    for name, vectors in alone.embed(features).items():
-        assert np.einsum("nd,nd->n", vectors, encoder.embed(features)[name]).min() > 0.99
+@needs_cuda
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_fit_on_a_gpu_that_was_cut_ends_in_the_same_bits_close_to_those_of_the_cpu(precision: str) -> None:
+    changes = {"dropout": 0.0, "noise": 0.0, "epochs": 4, "lambda_uniform": 0.1, "precision": precision}
+    features, config = make_features(300), SMALL.model_copy(update=changes)
+    whole, first, rest = (EncoderFit(features, config, seed=5, device="cuda") for _ in range(3))
+    while not whole.is_finished:
+        whole.run_epoch()
+    first.run_epoch()
+    load_fit(rest, save_fit(first))
+    while not rest.is_finished:
+        rest.run_epoch()
+    assert save_encoder(rest.to_encoder()) == save_encoder(whole.to_encoder())
+    on_gpu, on_cpu = whole.to_encoder().embed(features), fit_encoder(features, config=config, seed=5).embed(features)
+    for name, vectors in on_cpu.items():
+        assert np.einsum("nd,nd->n", vectors, on_gpu[name]).min() > 0.99
+
+
+@needs_cuda
+def test_an_encoder_embeds_on_a_gpu_what_it_embeds_on_the_cpu() -> None:
+    features = make_features(300)
+    encoder = fit_encoder(features, config=SMALL, seed=5)
+    on_cpu = encoder.embed(features)
+    encoder.move_to("cuda")
+    for name, vectors in encoder.embed(features).items():
+        np.testing.assert_allclose(vectors, on_cpu[name], atol=1e-5)

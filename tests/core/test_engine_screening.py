@@ -26,6 +26,7 @@ from mmcsal_core.selection.engine.screening import (
     find_axes,
 )
 from mmcsal_core.selection.engine.torch_screens import ByteScreen, DeviceScreen, ThreadLimit, multiplies_bytes
+from tests.cuda import needs_cuda
 
 NUM_ROWS, NUM_PICKS, DIM = 3000, 300, 96
 MODES: list[Screening] = ["prefix", "int8", "auto"]
@@ -192,8 +193,7 @@ def test_the_threads_are_back_whichever_of_two_limits_ends_first() -> None:
     assert torch.get_num_threads() == 3
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_cuda
 def test_picks_on_a_gpu_are_those_of_the_cpu() -> None:
     for vectors in POOLS.values():
         expected, (ranks, squared) = pick(vectors, LocalEngine(1, 1)), compare(vectors, "off")

@@ -1,0 +1,26 @@
+"""Where a worker computes: on a GPU where it may and there is one, else on the CPU."""
+
+import logging
+
+_log = logging.getLogger(__name__)
+
+
+def choose_device(num_gpus: float) -> str:
+    """Return `cuda`, or `cpu` where no GPU was reserved for this worker, or, said aloud, where torch finds none.
+
+    Args:
+        num_gpus: reserved for this worker.
+    """
+    if num_gpus == 0:
+        return "cpu"
+    import torch  # noqa: PLC0415  slow to load
+
+    if torch.cuda.is_available():
+        return "cuda"
+    _log.warning(
+        "a worker with %g GPUs must find a CUDA device, torch %s finds none and computes on the CPU; install a build "
+        "of torch for the node's driver, or set gpus_per_actor and selection_gpus to 0",
+        num_gpus,
+        torch.__version__,
+    )
+    return "cpu"

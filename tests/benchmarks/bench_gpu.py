@@ -1,0 +1,173 @@
+"""What a GPU changes: training, k-center and the features stage on it and on the cores beside it, in one run.
+
+`python -m tests.benchmarks.bench_gpu` needs a CUDA device and writes docs/gpu.md. Each row measures both sides with the
+same code on the same machine; training and features in processes of their own.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import faiss
+import torch
+
+from jobs.config import parse_config
+from jobs.progress import JsonReporter
+from jobs.run import run_job
+from mmcsal_core.selection.engine.engines import LocalEngine
+from tests.benchmarks.bench_features import ROOT, configure, measure, write_corpus
+from tests.benchmarks.bench_ray_overhead import DIM, make_pool, time_engine
+from tests.benchmarks.bench_train import publish_features
+from tests.benchmarks.selection_machine import describe_machine
+
+NUM_CORES = len(os.sched_getaffinity(0))
+SIDES: dict[str, dict[str, Any]] = {
+    "cores": {"num_actors": NUM_CORES},
+    "gpu": {"num_actors": 1, "num_readers": NUM_CORES - 1, "gpus_per_actor": 1},
+}
+
+
+def time_training(folder: Path, num_pairs: int, epochs: int) -> Iterator[dict[str, Any]]:
+    """Train on the cores and on the GPU, each in a process of its own."""
+    publish_features(folder, num_pairs)
+    for device, case in (("cpu", "encoder"), ("cuda", "encoder"), ("cuda", "bfloat16")):
+        command = [sys.executable, "-m", "tests.benchmarks.bench_train", "--root", str(folder), "--only", case]
+        command += ["--device", device, "--threads", str(NUM_CORES), "--epochs", str(epochs)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        told = json.loads(done.stdout.splitlines()[-1])
+        yield {"what": "training", "side": device, "case": case, "pairs": num_pairs, "epochs": epochs, **told}
+
+
+def time_k_center(num_pairs: int, num_picks: int) -> Iterator[dict[str, Any]]:
+    """Pick on the cores by numpy, by what screening finds fastest there, and on the GPU; all from one pool."""
+    vectors = make_pool(num_pairs)
+    engines = {
+        "cores": LocalEngine(),
+        "cores, screened": LocalEngine(screening="auto"),
+        "gpu": LocalEngine(1, 1, device="cuda"),
+        "gpu, screened": LocalEngine(1, 1, screening="auto", device="cuda"),
+    }
+    torch.zeros(1, device="cuda")
+    expected = None
+    for side, engine in engines.items():
+        timing = time_engine(lambda engine=engine: engine, vectors, num_picks)  # type: ignore[misc]
+        expected = expected or timing.rounds
+        found = {"pairs": num_pairs, "picks": num_picks, "wall_s": timing.warm_s, "same": timing.rounds == expected}
+        yield {"what": "k-center", "side": side, **found}
+
+
+def time_features(folder: Path, num_pairs: int, image_px: int, batch_size: int) -> Iterator[dict[str, Any]]:
+    """Run the features stage on the cores and on the GPU, and the bare loop with its backbone on the GPU."""
+    folder.mkdir()
+    corpus = write_corpus(folder / "pairs.parquet", num_pairs)
+    for side, kind in (("stage", "cores"), ("loop", "gpu"), ("stage", "gpu")):
+        values = configure(str(corpus), {}, folder / f"{side}-{kind}", "heavy")
+        values["modalities"]["image"]["image_size"] = image_px
+        values["features"] = {"batch_size": batch_size}
+        run_job(parse_config(values), JsonReporter(), until="ingest")
+        resources = values["resources"] | (
+            {"cpus_per_actor": NUM_CORES, "gpus_per_actor": 1} if side == "loop" else SIDES[kind]
+        )
+        found = measure(side, values | {"resources": resources}, NUM_CORES)
+        yield {"what": "features", "side": f"{side}, {kind}", "pairs": num_pairs, "image_px": image_px, **found}
+
+
+def write_document(rows: list[dict[str, Any]]) -> str:
+    """Return the page."""
+    machine = describe_machine(("torch", "ray", "pyarrow"))
+    of = {what: [row for row in rows if row["what"] == what] for what in ("training", "k-center", "features")}
+    lines = [
+        "# On a GPU",
+        "",
+        "Written by `python -m tests.benchmarks.bench_gpu`; do not edit. "
+        f"{datetime.now().astimezone():%Y-%m-%d}, {torch.cuda.get_device_name(0)} beside {machine.processor}; "
+        f"{'; '.join(machine.software)}.",
+        "",
+        "The same code on the same machine, one after the other; ratios are what carries over.",
+        "",
+    ]
+    if of["training"]:
+        first = of["training"][0]
+        lines += [
+            f"**Training** ({first['pairs']:,} pairs of 1280 and 384 dimensions, {first['epochs']} epochs, from "
+            "reading the shards to publishing):",
+            "",
+            "| device | precision | wall, s | against the cores | peak memory of the process, GB | reciprocal rank |",
+            "|---|---|---|---|---|---|",
+            *(
+                f"| {row['side']} | {'bfloat16' if row['case'] == 'bfloat16' else 'float32'} | {row['wall_s']:.1f} | "
+                f"{first['wall_s'] / row['wall_s']:.2f} x | {row['peak_gb']:.2f} | {row['mean_reciprocal_rank']:.3f} |"
+                for row in of["training"]
+            ),
+            "",
+        ]
+    if of["k-center"]:
+        first = of["k-center"][0]
+        lines += [
+            f"**k-center** ({first['picks']:,} picks of {first['pairs']:,} x {DIM}; the cores have a shard each):",
+            "",
+            "| where | wall, s | against the cores | same picks |",
+            "|---|---|---|---|",
+            *(
+                f"| {row['side']} | {row['wall_s']:.2f} | {first['wall_s'] / row['wall_s']:.2f} x | "
+                f"{'yes' if row['same'] else 'NO'} |"
+                for row in of["k-center"]
+            ),
+            "",
+        ]
+    if of["features"]:
+        first = of["features"][0]
+        lines += [
+            f"**Features** ({first['pairs']:,} pairs, EfficientNet-Lite0 at {first['image_px']} px beside WordLlama; "
+            "one actor has the GPU, the readers decode on the cores; the bare loop decodes and embeds in one process):",
+            "",
+            "| where | pairs/s | against the cores |",
+            "|---|---|---|",
+            *(
+                f"| {row['side']} | {row['pairs_per_s']:.0f} | {row['pairs_per_s'] / first['pairs_per_s']:.2f} x |"
+                for row in of["features"]
+            ),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure everything and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train-pairs", type=int, default=100_000)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--pool-pairs", type=int, default=400_000)
+    parser.add_argument("--picks", type=int, default=2_000)
+    parser.add_argument("--pairs", type=int, default=40_960)
+    parser.add_argument("--image-px", type=int, default=224)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "gpu.md")
+    asked = parser.parse_args()
+    faiss.omp_set_num_threads(NUM_CORES)
+    rows: list[dict[str, Any]] = []
+
+    def tell(measured: Iterator[dict[str, Any]]) -> None:
+        started = time.perf_counter()
+        for row in measured:
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+            asked.output.write_text(write_document(rows), encoding="utf-8")
+        print(f"took {time.perf_counter() - started:.0f} s", flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        tell(time_k_center(asked.pool_pairs, asked.picks))
+        tell(time_training(Path(folder) / "train", asked.train_pairs, asked.epochs))
+        tell(time_features(Path(folder) / "features", asked.pairs, asked.image_px, asked.batch_size))
+
+
+if __name__ == "__main__":
+    main()
