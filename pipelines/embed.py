@@ -21,7 +21,7 @@ from mmcsal_core.errors import ConfigError
 from mmcsal_core.schema import PAIR_ID, ROW, embedding_schema, feature_column, hidden_column
 from mmcsal_core.storage import Store
 from mmcsal_core.vector_columns import list_vectors, stack_vectors
-from pipelines.devices import choose_device
+from pipelines.devices import choose_device, settle_arithmetic
 from pipelines.shard_pool import run_shards
 from pipelines.stage_run import Resources, StageRun
 
@@ -69,6 +69,7 @@ class EmbedWorker:
         num_threads = max(1, int(resources.cpus_per_actor))
         torch.set_num_threads(num_threads)
         faiss.omp_set_num_threads(num_threads)
+        settle_arithmetic()
         self._features, self._out, self._plan = features, out, plan
         self._encoder = read_encoder(encoder.store)
         self._encoder.move_to(choose_device(resources.gpus_per_actor))

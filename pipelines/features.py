@@ -35,7 +35,7 @@ from mmcsal_core.errors import GateError
 from mmcsal_core.neighbors.vectors import Rows
 from mmcsal_core.schema import GROWN_FROM, ROW, feature_column, hidden_column
 from mmcsal_core.settings import Settings
-from pipelines.devices import choose_device
+from pipelines.devices import choose_device, settle_arithmetic
 from pipelines.growth import EarlierFeatures, EarlierRun, find_known_rows
 from pipelines.shard_decoder import KNOWN, UNKNOWN, decode_batch, read_decoded, read_known, read_range
 from pipelines.shard_embedder import ShardEmbedder
@@ -62,7 +62,7 @@ class FeaturesConfig(Settings):
 def load_embedder(decoder: ChunkDecoder, config: FeaturesConfig, resources: Resources) -> ShardEmbedder:
     """Load the configured backbones onto the device that `resources` name."""
     torch.set_num_threads(max(1, int(resources.cpus_per_actor)))
-    torch.backends.cudnn.deterministic = True
+    settle_arithmetic()
     device = choose_device(resources.gpus_per_actor)
     backbones = {
         name: load_backbone(

@@ -32,6 +32,7 @@ from mmcsal_core.encoder.out_of_fold import (
 from mmcsal_core.encoder.workers import Workers
 from mmcsal_core.metrics import diagnose_embeddings
 from mmcsal_core.schema import OUT_OF_FOLD_FILE, out_of_fold_schema
+from pipelines.devices import settle_arithmetic
 from pipelines.feature_spool import FeatureSpool, check_pretrained, spool_features
 from pipelines.fit_checkpoints import (
     CHECKPOINTS,
@@ -75,6 +76,7 @@ def train_on_device(task: TrainTask, device: str) -> None:
     """Run the whole training as one of its workers, which computes on `device`."""
     torch.set_num_threads(task.resources.num_threads)
     faiss.omp_set_num_threads(task.resources.num_threads)
+    settle_arithmetic()
     spool = spool_features(task.features, task.modalities, task.finetuned)
     blocks = {name: load_split_backbone(modality).make_last_block() for name, modality in task.finetuned.items()}
     for name, block in blocks.items():

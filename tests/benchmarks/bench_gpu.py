@@ -52,8 +52,8 @@ def time_k_center(num_pairs: int, num_picks: int) -> Iterator[dict[str, Any]]:
     engines = {
         "cores": LocalEngine(),
         "cores, screened": LocalEngine(screening="auto"),
-        "gpu": LocalEngine(1, 1, device="cuda"),
-        "gpu, screened": LocalEngine(1, 1, screening="auto", device="cuda"),
+        "gpu": LocalEngine(device="cuda"),
+        "gpu, screened": LocalEngine(screening="auto", device="cuda"),
     }
     torch.zeros(1, device="cuda")
     expected = None
@@ -165,8 +165,8 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         tell(time_k_center(asked.pool_pairs, asked.picks))
-        tell(time_training(Path(folder) / "train", asked.train_pairs, asked.epochs))
         tell(time_features(Path(folder) / "features", asked.pairs, asked.image_px, asked.batch_size))
+        tell(time_training(Path(folder) / "train", asked.train_pairs, asked.epochs))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """The whole job on a GPU against the same job on the CPU: how close they are, and that a GPU repeats itself.
 
-A GPU adds in another order, and rounds the operands of a convolution (TF32). So its results are not the bytes of the
-CPU's: a feature has a cosine of 0.9999 with the CPU's own, an embedding of 0.99 after training on the GPU's features.
-Without prototypes, whose clusters answer a change in the last bits with another assignment of pairs that tie, as equal
-captions do here.
+A GPU adds in another order. So its results are not the bytes of the CPU's: a feature has a cosine of 0.99999 with the
+CPU's own, an embedding of 0.99 after training on the GPU's features. Without prototypes: their clusters answer a change
+in the last bits with another assignment of pairs that tie, as equal captions do here.
 """
 
 from collections.abc import Mapping
@@ -72,7 +71,7 @@ def compare(runs: Runs, name: str, artifact: str, column: str) -> float:
 @needs_cuda
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_features_and_embeddings_are_close_to_those_of_the_cpu(runs: Runs, modality: str) -> None:
-    assert compare(runs, "gpu", "features", feature_column(modality)) > 0.9999
+    assert compare(runs, "gpu", "features", feature_column(modality)) > 0.99999
     for name in ("gpu", "shared gpu"):
         assert compare(runs, name, "embeddings", embedding_column(modality)) > 0.99
 
@@ -81,14 +80,3 @@ def test_features_and_embeddings_are_close_to_those_of_the_cpu(runs: Runs, modal
 def test_a_second_run_on_a_gpu_ends_in_the_same_bytes(runs: Runs) -> None:
     for artifact in ("features", "encoder", "embeddings", "neighbors", "selection"):
         assert read_results(runs["gpu again"] / artifact) == read_results(runs["gpu"] / artifact)
-
-
-@needs_cuda
-def test_a_gpu_picks_what_numpy_picks(runs: Runs) -> None:
-    config, picks = runs["gpu"].parents[1] / "gpu.yaml", []
-    for num_gpus in (0.0, 0.5):
-        actors = f"resources={{selection_actors: 2, selection_gpus: {num_gpus}}}"
-        run_json("select", config, "--set", "selection.strategy=k_center", "--set", actors)
-        picks.append(Artifact(Store(str(runs["gpu"])), "selection", "selection").read_table([PAIR_ID, "gain"]))
-    assert picks[0].num_rows == 20
-    assert picks[1].equals(picks[0])
