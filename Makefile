@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 HUB_VENV ?= .venv-hub
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: demo test check format lint types imports tests test-hub test-stores faults audit clean
-.PHONY: evidence bench bench-features bench-train bench-selection bench-ray bench-memory
+.PHONY: demo test check format lint types imports tests test-gpu test-hub test-stores faults audit clean
+.PHONY: evidence bench bench-features bench-train bench-selection bench-ray bench-memory bench-gpu
 
 demo: $(VENV)/.demo
 	$(BIN)/mmcsal demo
@@ -33,6 +33,10 @@ imports: $(VENV)/.dev
 PYTEST ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
 tests: $(VENV)/.dev
 	$(THREADS) $(BIN)/python -m pytest --ignore=tests/hub --ignore=tests/stores --durations=10 $(PYTEST)
+
+# what needs a CUDA device: the job, the encoder and k-center on it against the CPU
+test-gpu: $(VENV)/.dev
+	$(THREADS) $(BIN)/python -m pytest -m gpu --ignore=tests/hub --ignore=tests/stores
 
 # open_clip needs torchvision, which needs a torch of its own: a second environment, several GB
 test-hub: $(HUB_VENV)/.hub
@@ -68,6 +72,10 @@ bench-ray: $(VENV)/.dev
 # peak memory of selections from 1M x 512 and 5M x 256
 bench-memory: $(VENV)/.dev
 	$(THREADS) $(BIN)/python -m tests.benchmarks.bench_selection_memory
+
+# k-center, features and training on a CUDA device against the cores beside it
+bench-gpu: $(VENV)/.dev
+	$(THREADS) $(BIN)/python -m tests.benchmarks.bench_gpu
 
 # PROFILE is quick, standard or full; OPTIONS e.g. --only '200,000 x 256' or --fresh
 bench-selection: PROFILE ?= standard

@@ -1,7 +1,7 @@
 """What a GPU changes: training, k-center and the features stage on it and on the cores beside it, in one run.
 
-`python -m tests.benchmarks.bench_gpu` needs a CUDA device and writes docs/gpu.md. Each row measures both sides with the
-same code on the same machine; training and features in processes of their own.
+`make bench-gpu` needs a CUDA device and prints one JSON object a row: the same code on the same machine, training and
+features in processes of their own. docs/decisions/0018-on-a-gpu.md says what came of it.
 """
 
 import argparse
@@ -10,9 +10,8 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,8 @@ from jobs.progress import JsonReporter
 from jobs.run import run_job
 from mmcsal_core.selection.engine.engines import LocalEngine
 from tests.benchmarks.bench_features import ROOT, configure, measure, write_corpus
-from tests.benchmarks.bench_ray_overhead import DIM, make_pool, time_engine
+from tests.benchmarks.bench_ray_overhead import make_pool, time_engine
 from tests.benchmarks.bench_train import publish_features
-from tests.benchmarks.selection_machine import describe_machine
 
 NUM_CORES = len(os.sched_getaffinity(0))
 SIDES: dict[str, dict[str, Any]] = {
@@ -80,68 +78,8 @@ def time_features(folder: Path, num_pairs: int, image_px: int, batch_size: int) 
         yield {"what": "features", "side": f"{side}, {kind}", "pairs": num_pairs, "image_px": image_px, **found}
 
 
-def write_document(rows: list[dict[str, Any]]) -> str:
-    """Return the page."""
-    machine = describe_machine(("torch", "ray", "pyarrow"))
-    of = {what: [row for row in rows if row["what"] == what] for what in ("training", "k-center", "features")}
-    lines = [
-        "# On a GPU",
-        "",
-        "Written by `python -m tests.benchmarks.bench_gpu`; do not edit. "
-        f"{datetime.now().astimezone():%Y-%m-%d}, {torch.cuda.get_device_name(0)} beside {machine.processor}; "
-        f"{'; '.join(machine.software)}.",
-        "",
-        "The same code on the same machine, one after the other; ratios are what carries over.",
-        "",
-    ]
-    if of["training"]:
-        first = of["training"][0]
-        lines += [
-            f"**Training** ({first['pairs']:,} pairs of 1280 and 384 dimensions, {first['epochs']} epochs, from "
-            "reading the shards to publishing):",
-            "",
-            "| device | precision | wall, s | against the cores | peak memory of the process, GB | reciprocal rank |",
-            "|---|---|---|---|---|---|",
-            *(
-                f"| {row['side']} | {'bfloat16' if row['case'] == 'bfloat16' else 'float32'} | {row['wall_s']:.1f} | "
-                f"{first['wall_s'] / row['wall_s']:.2f} x | {row['peak_gb']:.2f} | {row['mean_reciprocal_rank']:.3f} |"
-                for row in of["training"]
-            ),
-            "",
-        ]
-    if of["k-center"]:
-        first = of["k-center"][0]
-        lines += [
-            f"**k-center** ({first['picks']:,} picks of {first['pairs']:,} x {DIM}; the cores have a shard each):",
-            "",
-            "| where | wall, s | against the cores | same picks |",
-            "|---|---|---|---|",
-            *(
-                f"| {row['side']} | {row['wall_s']:.2f} | {first['wall_s'] / row['wall_s']:.2f} x | "
-                f"{'yes' if row['same'] else 'NO'} |"
-                for row in of["k-center"]
-            ),
-            "",
-        ]
-    if of["features"]:
-        first = of["features"][0]
-        lines += [
-            f"**Features** ({first['pairs']:,} pairs, EfficientNet-Lite0 at {first['image_px']} px beside WordLlama; "
-            "one actor has the GPU, the readers decode on the cores; the bare loop decodes and embeds in one process):",
-            "",
-            "| where | pairs/s | against the cores |",
-            "|---|---|---|",
-            *(
-                f"| {row['side']} | {row['pairs_per_s']:.0f} | {row['pairs_per_s'] / first['pairs_per_s']:.2f} x |"
-                for row in of["features"]
-            ),
-            "",
-        ]
-    return "\n".join(lines)
-
-
 def main() -> None:
-    """Measure everything and write the page."""
+    """Measure everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train-pairs", type=int, default=100_000)
     parser.add_argument("--epochs", type=int, default=20)
@@ -150,23 +88,16 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=40_960)
     parser.add_argument("--image-px", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "gpu.md")
     asked = parser.parse_args()
     faiss.omp_set_num_threads(NUM_CORES)
-    rows: list[dict[str, Any]] = []
-
-    def tell(measured: Iterator[dict[str, Any]]) -> None:
-        started = time.perf_counter()
-        for row in measured:
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-            asked.output.write_text(write_document(rows), encoding="utf-8")
-        print(f"took {time.perf_counter() - started:.0f} s", flush=True)
-
     with tempfile.TemporaryDirectory() as folder:
-        tell(time_k_center(asked.pool_pairs, asked.picks))
-        tell(time_features(Path(folder) / "features", asked.pairs, asked.image_px, asked.batch_size))
-        tell(time_training(Path(folder) / "train", asked.train_pairs, asked.epochs))
+        measured = (
+            time_k_center(asked.pool_pairs, asked.picks),
+            time_features(Path(folder) / "features", asked.pairs, asked.image_px, asked.batch_size),
+            time_training(Path(folder) / "train", asked.train_pairs, asked.epochs),
+        )
+        for row in chain(*measured):
+            print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":
