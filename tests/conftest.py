@@ -1,5 +1,6 @@
 """Fixtures that every test shares: one Ray session, since starting Ray takes seconds."""
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -22,3 +23,11 @@ def ray_session() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def nobody_holds_actors(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let go of the actors that the error of a failed dataset holds in a cycle: the next test waits for their cores."""
+    yield
+    if "ray_session" in request.fixturenames:
+        gc.collect()
