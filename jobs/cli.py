@@ -1,4 +1,8 @@
-"""The `mmcsal` command: results on stdout (`--json` for machines), progress and errors on stderr, fine exit codes."""
+"""The `mmcsal` command: results on stdout (`--json` for machines), progress and errors on stderr, fine exit codes.
+
+What a command runs is imported when it is called: the stages, Ray and torch take seconds, and `--help`, `status` and
+`validate` need none of them.
+"""
 
 import json
 import sys
@@ -6,26 +10,23 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jobs import demo as demo_job
 from jobs.config import CONFIG, JobConfig, load_config, parse_config
-from jobs.doctor import diagnose
-from jobs.estimate import describe_estimate, estimate_run
 from jobs.exit_codes import ExitCode, classify_error, find_cause
 from jobs.lock import is_held
 from jobs.progress import open_reporter
-from jobs.run import RunResult, check_run, evaluate_stored, report_again, run_job, select_again
 from jobs.run_status import RUN_STATUS
-from jobs.steps import lay_out
 from mmcsal_core.errors import ConfigError, DataError, MmcsalError
 from mmcsal_core.storage import Store
-from pipelines.evaluate import SUMMARY
+
+if TYPE_CHECKING:
+    from jobs.run import RunResult
 
 app = typer.Typer(
     name="mmcsal",
@@ -54,6 +55,8 @@ Result = TypeVar("Result")
 @app.command()
 def plan(config: ConfigPath, set_: Overrides = None, as_json: AsJson = False) -> None:
     """Say what a run will take: pairs, shards, bytes, memory, hours and cost. Reads headers and lists of pairs only."""
+    from jobs.estimate import describe_estimate, estimate_run  # noqa: PLC0415  slow to load
+
     estimate = _guard(lambda: estimate_run(load_config(config, set_ or ())), as_json)
     _print_values("plan", estimate.model_dump(mode="json") if as_json else describe_estimate(estimate), as_json)
 
@@ -66,6 +69,8 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run every stage that is not up to date. A killed run resumes where it was."""
+    from jobs.run import run_job  # noqa: PLC0415  slow to load
+
     result = _guard(
         lambda: _with_reporter(lambda reporter: run_job(load_config(config, set_ or ()), reporter, until=until)),
         as_json,
@@ -89,6 +94,8 @@ def select(
 
     The options are short for `--set selection.budget=...` and so on; `--set` reaches every other key.
     """
+    from jobs.run import select_again  # noqa: PLC0415  slow to load
+
     named = {"budget": budget, "strategy": strategy, "labelled": labelled, "exclude": exclude, "where": where}
     short = [f"selection.{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
     if budget is not None:
@@ -103,6 +110,10 @@ def select(
 @app.command()
 def evaluate(config: ConfigPath, set_: Overrides = None, as_json: AsJson = False) -> None:
     """Say whether the picks train a better model, from stored embeddings and the labels of evaluate.label_column."""
+    from jobs.run import evaluate_stored  # noqa: PLC0415  slow to load
+    from jobs.steps import lay_out  # noqa: PLC0415  slow to load
+    from pipelines.evaluate import SUMMARY  # noqa: PLC0415  slow to load
+
     loaded = _guard(lambda: load_config(config, set_ or ()), as_json)
     result = _guard(lambda: _with_reporter(lambda reporter: evaluate_stored(loaded, reporter)), as_json)
     _print_run(result, as_json)
@@ -113,8 +124,9 @@ def evaluate(config: ConfigPath, set_: Overrides = None, as_json: AsJson = False
 @app.command()
 def report(run_url: RunUrl, set_: Overrides = None, store_option: StoreOptions = None, as_json: AsJson = False) -> None:
     """Write the report of a run again, from its stored selection."""
+    from jobs.run import report_again  # noqa: PLC0415  slow to load
 
-    def write() -> RunResult:
+    def write() -> "RunResult":
         stored = _load_stored_config(run_url, store_option, set_)
         return _with_reporter(lambda reporter: report_again(stored, reporter))
 
@@ -135,6 +147,8 @@ def status(run_url: RunUrl, store_option: StoreOptions = None, as_json: AsJson =
 @app.command()
 def validate(run_url: RunUrl, store_option: StoreOptions = None, as_json: AsJson = False) -> None:
     """Check a run against the output contract: checksums, counts, schemas, ranks, weights."""
+    from jobs.check import check_run  # noqa: PLC0415  slow to load
+
     checked = _guard(lambda: check_run(_open_run(run_url, store_option)), as_json)
     if as_json:
         typer.echo(json.dumps({"ok": checked.ok, **checked.model_dump(mode="json")}))
@@ -152,11 +166,13 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Run the whole job on 1903 OpenMoji image-text pairs and show what it picked."""
-    summary = _guard(lambda: _with_reporter(lambda reporter: demo_job.run_demo(folder, reporter, set_ or ())), as_json)
+    from jobs.demo import print_summary, run_demo  # noqa: PLC0415  slow to load
+
+    summary = _guard(lambda: _with_reporter(lambda reporter: run_demo(folder, reporter, set_ or ())), as_json)
     if as_json:
         typer.echo(summary.model_dump_json())
     else:
-        demo_job.print_summary(summary, Console())
+        print_summary(summary, Console())
 
 
 @app.command()
@@ -166,6 +182,8 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Say what this machine has, and whether a store can be used."""
+    from jobs.doctor import diagnose  # noqa: PLC0415  slow to load
+
     found = _guard(lambda: diagnose(store, _parse_options(store_option)), as_json)
     _print_values("doctor", {**found.model_dump(mode="json"), "is_healthy": found.is_healthy}, as_json)
     raise typer.Exit(ExitCode.DONE if found.is_healthy else ExitCode.INFRASTRUCTURE)
@@ -244,7 +262,7 @@ def _load_stored_config(run_url: str, options: list[str] | None, overrides: list
     return parse_config(values, overrides or (), origin=f"{run_url}/{CONFIG}")
 
 
-def _print_run(result: RunResult, as_json: bool) -> None:
+def _print_run(result: "RunResult", as_json: bool) -> None:
     if as_json:
         typer.echo(result.model_dump_json())
     elif not result.executed:

@@ -23,20 +23,20 @@ from mmcsal_core.backbones import check_backbone, check_finetuning
 from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
 from mmcsal_core.corpus.sources import SourceConfig
 from mmcsal_core.corpus.sources.config import check_source
-from mmcsal_core.encoder import EncoderConfig
+from mmcsal_core.encoder.config import EncoderConfig
 from mmcsal_core.errors import ConfigError
+from mmcsal_core.evaluation.config import EvaluateConfig
 from mmcsal_core.neighbors import NeighborConfig
 from mmcsal_core.reporting.projection import check_projection
 from mmcsal_core.selection.constraints.quotas import group_rows
 from mmcsal_core.selection.space import FEATURES, JOINT
 from mmcsal_core.settings import Settings
 from mmcsal_core.storage import Store, hash_bytes
-from pipelines.coreset import CoresetConfig
-from pipelines.evaluate import EvaluateConfig
-from pipelines.features import FeaturesConfig
+from pipelines.coreset_config import CoresetConfig
+from pipelines.features_config import FeaturesConfig
 from pipelines.growth import GrowConfig
-from pipelines.ingest import INDEX, IngestConfig
-from pipelines.report import ReportConfig
+from pipelines.ingest_config import INDEX, IngestConfig
+from pipelines.report_config import ReportConfig
 from pipelines.stage_run import Resources
 
 CONFIG = "config.json"

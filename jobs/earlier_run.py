@@ -10,8 +10,8 @@ from mmcsal_core.errors import ConfigError, DataError
 from mmcsal_core.schema import GROWN_FROM
 from mmcsal_core.storage import Store
 from mmcsal_core.version import __version__
-from pipelines import features, ingest, train
 from pipelines.growth import EarlierRun, check_content_keys
+from pipelines.stage_names import FEATURES, INGEST, TRAIN
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def find_growth(config: JobConfig) -> Growth | None:
 def recall_growth(config: JobConfig) -> Growth | None:
     """Return what the stored artifacts of this run say they were grown from, whatever has become of it."""
     earlier = _name_earlier(config)
-    own = Artifact(config.run_store, "features", features.STAGE)
+    own = Artifact(config.run_store, "features", FEATURES)
     if earlier is None or not own.store.exists(SUCCESS):
         return None
     said = own.read_manifest().properties.get(GROWN_FROM, {})
@@ -72,9 +72,9 @@ def _name_earlier(config: JobConfig) -> EarlierRun | None:
     return EarlierRun(
         run_id=run_id,
         store=store,
-        pairs=Artifact(store, "pairs", ingest.STAGE),
-        features=Artifact(store, "features", features.STAGE),
-        encoder=Artifact(store, "encoder", train.STAGE),
+        pairs=Artifact(store, "pairs", INGEST),
+        features=Artifact(store, "features", FEATURES),
+        encoder=Artifact(store, "encoder", TRAIN),
     )
 
 

@@ -2,37 +2,30 @@
 
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from types import FrameType
 from typing import Any
 
 from jobs.cluster import connect_ray
-from jobs.config import CONFIG, JobConfig, describe_config, hash_config, parse_stored_config
-from jobs.earlier_run import find_growth, recall_growth
+from jobs.config import CONFIG, JobConfig, describe_config, hash_config
+from jobs.earlier_run import find_growth
 from jobs.exit_codes import ExitCode, classify_error
 from jobs.lock import RunLock, is_held
 from jobs.preflight import check_evaluation, check_selection, read_lists
 from jobs.progress import Reporter
 from jobs.run_status import RUN_STATUS, RunStatus
-from jobs.steps import Step, fingerprint_ingest, lay_out, list_steps, recall_lists
+from jobs.steps import Step, fingerprint_ingest, lay_out, list_steps, list_stored_steps, recall_lists
 from jobs.store_health import warn_of_store
 from mmcsal_core.artifacts import SUCCESS
 from mmcsal_core.corpus.sources import list_source
-from mmcsal_core.errors import ConfigError, DataError
+from mmcsal_core.errors import ConfigError
 from mmcsal_core.filesystems import foreseen_errors
 from mmcsal_core.settings import Settings
-from mmcsal_core.storage import Store
-from mmcsal_core.validation import Check, ValidationReport, validate_run
-from pipelines.coreset_demands import PairLists, hash_pair_lists
+from pipelines.coreset_demands import hash_pair_lists
+from pipelines.stage_names import EVALUATE, STAGES
 from pipelines.stage_run import StageRun
-
-STAGES = ("ingest", "features", "train", "embed", "neighbors", "coreset", "report")
-"""The stages of every run, in order."""
-
-EVALUATE = "evaluate"
-"""The stage that comes last where the configuration names a label column."""
 
 
 class RunResult(Settings):
@@ -81,7 +74,7 @@ def select_again(config: JobConfig, reporter: Reporter) -> RunResult:
     """
     with record_early_failure(config):
         lists = read_lists(config)
-        steps = _list_stored_steps(config, hash_pair_lists(lists), lists)
+        steps = list_stored_steps(config, hash_pair_lists(lists), lists)
         _check_embedded(config, steps, "selecting again")
     return execute_steps(config, steps[5:7], reporter)
 
@@ -100,7 +93,7 @@ def evaluate_stored(config: JobConfig, reporter: Reporter) -> RunResult:
                 "an evaluation needs labels, got no evaluate.label_column; write e.g. --set "
                 "evaluate.label_column=category"
             )
-        steps = _list_stored_steps(config, recall_lists(config))
+        steps = list_stored_steps(config, recall_lists(config))
         _check_embedded(config, steps, "evaluating")
     return execute_steps(config, steps[7:], reporter)
 
@@ -121,37 +114,11 @@ def report_again(config: JobConfig, reporter: Reporter) -> RunResult:
         ConfigError: there is no stored selection of this configuration.
     """
     with record_early_failure(config):
-        steps = _list_stored_steps(config, recall_lists(config))
+        steps = list_stored_steps(config, recall_lists(config))
         if not steps[5].is_complete():
             url = config.run_store.url
             raise ConfigError(f"{url} has no finished selection of this configuration; use `mmcsal run`")
     return execute_steps(config, steps[6:7], reporter, is_forced=True)
-
-
-def check_run(run: Store) -> ValidationReport:
-    """Check a run against the output contract, and its artifacts against the configuration beside them.
-
-    Not its evaluation, which says under which configuration it was made, and may be of earlier settings of a selection.
-    """
-    report = validate_run(run)
-    if not run.exists(CONFIG) or not run.exists(f"pairs/{SUCCESS}"):
-        return report
-    parent, _, name = run.url.rstrip("/").rpartition("/")
-    stored = {**run.read_json(CONFIG), "output": parent or ".", "output_options": dict(run.options)}
-    if name != f"run_id={stored['run_id']}":
-        return report
-    config = parse_stored_config(stored)
-    listed = _list_stored_steps(config, recall_lists(config))
-    steps = [step for step in listed if step.name in STAGES and step.artifact.store.exists(SUCCESS)]
-    checks = [
-        Check(
-            name=f"{step.artifact.name}: made under the stored configuration",
-            ok=step.is_complete(),
-            detail="fingerprints agree" if step.is_complete() else f"run the stage '{step.name}' again",
-        )
-        for step in steps
-    ]
-    return ValidationReport(checks=(*report.checks, *checks))
 
 
 def execute_steps(
@@ -209,15 +176,6 @@ def _describe_published(config: JobConfig, step: Step) -> dict[str, Any]:
     if step.name != EVALUATE:
         return described
     return {**config.run_store.read_json(CONFIG), "evaluate": described["evaluate"]}
-
-
-def _list_stored_steps(config: JobConfig, list_hashes: Mapping[str, str], lists: PairLists | None = None) -> list[Step]:
-    pairs = lay_out(config).pairs
-    if not pairs.store.exists(SUCCESS):
-        raise DataError(f"{config.run_store.url} has no finished pairs; use `mmcsal run` first")
-    source_fingerprint = pairs.read_manifest().properties["source_fingerprint"]
-    pairs_fingerprint = fingerprint_ingest(config, source_fingerprint)
-    return list_steps(config, pairs_fingerprint, list_hashes, lists, recall_growth(config))
 
 
 @contextmanager

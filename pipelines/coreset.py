@@ -24,11 +24,12 @@ from pipelines.coreset_config import CoresetConfig
 from pipelines.coreset_demands import Chosen, PairLists, choose_pool, hash_pair_lists, read_pair_lists
 from pipelines.pick_log import ReportedPickLog, StoredPickLog
 from pipelines.selection_engine import choose_engine
+from pipelines.stage_names import CORESET
 from pipelines.stage_run import StageProgress, StageRun
 
 __all__ = ["STAGE", "CoresetConfig", "rank_pairs"]
 
-STAGE = "coreset"
+STAGE = CORESET
 NEAR_DUPLICATES = "near_duplicates.parquet"
 
 

@@ -23,9 +23,10 @@ from mmcsal_core.storage import Store
 from mmcsal_core.vector_columns import list_vectors, stack_vectors
 from pipelines.devices import choose_device, settle_arithmetic
 from pipelines.shard_pool import run_shards
+from pipelines.stage_names import EMBED
 from pipelines.stage_run import Resources, StageRun
 
-STAGE = "embed"
+STAGE = EMBED
 
 
 def embed_pairs(*, features: Artifact, encoder: Artifact, run: StageRun) -> Manifest:

@@ -35,11 +35,12 @@ from mmcsal_core.selection.config import SelectionConfig
 from mmcsal_core.selection.stored_pool import PoolArtifacts
 from mmcsal_core.storage import FileRecord
 from pipelines.shard_pool import run_shards
+from pipelines.stage_names import EVALUATE
 from pipelines.stage_run import StageProgress, StageRun
 
 __all__ = ["STAGE", "EvaluateConfig", "evaluate_selections"]
 
-STAGE = "evaluate"
+STAGE = EVALUATE
 SUMMARY = "summary.md"
 
 

@@ -23,7 +23,6 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 import torch
-from pydantic import Field, field_validator
 
 from mmcsal_core.artifacts import CHUNK_ROWS, Artifact, Manifest, Plan, ShardRange, plan_ranges
 from mmcsal_core.backbones.hugging_face import check_hugging_face
@@ -34,29 +33,16 @@ from mmcsal_core.corpus.modality import ModalityConfig
 from mmcsal_core.errors import GateError
 from mmcsal_core.neighbors.vectors import Rows
 from mmcsal_core.schema import GROWN_FROM, ROW, feature_column, hidden_column
-from mmcsal_core.settings import Settings
 from pipelines.devices import choose_device, settle_arithmetic
+from pipelines.features_config import FeaturesConfig
 from pipelines.growth import EarlierFeatures, EarlierRun, find_known_rows
 from pipelines.shard_decoder import KNOWN, UNKNOWN, decode_batch, read_decoded, read_known, read_range
 from pipelines.shard_embedder import ShardEmbedder
 from pipelines.shard_pool import MAX_RESTARTS, describe_shards, drain, map_on_actors
+from pipelines.stage_names import FEATURES
 from pipelines.stage_run import Resources, StageRun, reserve_memory
 
-STAGE = "features"
-
-
-class FeaturesConfig(Settings):
-    """How features are computed."""
-
-    batch_size: int = Field(32, ge=1, description="pairs that a backbone embeds at once; divides 256")
-    trust_remote_code: bool = Field(False, description="let hf: models run Python code that comes with them")
-
-    @field_validator("batch_size")
-    @classmethod
-    def _check_batch_size(cls, batch_size: int) -> int:
-        if CHUNK_ROWS % batch_size:
-            raise ValueError(f"batch_size must divide {CHUNK_ROWS}, got {batch_size}; use a power of two")
-        return batch_size
+STAGE = FEATURES
 
 
 def load_embedder(decoder: ChunkDecoder, config: FeaturesConfig, resources: Resources) -> ShardEmbedder:

@@ -17,12 +17,11 @@ content of neighbouring rows over the source files.
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import Field
 
 from mmcsal_core.artifacts import Artifact, Manifest, Plan, ShardRange, ShardRecord, name_shard, plan_ranges
 from mmcsal_core.corpus.modality import ModalityConfig
@@ -33,30 +32,20 @@ from mmcsal_core.corpus.sources.pairs import PairReader
 from mmcsal_core.corpus.sources.tar_index import find_tar_columns
 from mmcsal_core.corpus.sources.tars import TarColumns, index_tar
 from mmcsal_core.errors import DataError, GateError
-from mmcsal_core.settings import Settings
 from mmcsal_core.storage import Store
+from pipelines.ingest_config import INDEX, IngestConfig
 from pipelines.shard_pool import run_shards
+from pipelines.stage_names import INGEST
 from pipelines.stage_run import StageRun
 
-STAGE = "ingest"
+STAGE = INGEST
 
 MAX_DRIVER_PAIRS = 1_000_000
 """Largest source whose ids the driver reads itself: a second or two, less than starting workers takes."""
 
-INDEX = "_source_index"
-"""Folder of a run that holds the index of a source of tar archives."""
-
 _IDS = "_ids"
 _LISTING = "_listing"
 _NUM_THREADS = 16
-
-
-class IngestConfig(Settings):
-    """What `pairs/` holds of the content: a reference to it, or the reference and the bytes themselves."""
-
-    store: Literal["references", "bytes"] = Field(
-        "references", description="what pairs/ holds of the content: where it lies, or the bytes themselves as well"
-    )
 
 
 class TarIndexer:

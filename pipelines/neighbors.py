@@ -34,9 +34,10 @@ from mmcsal_core.neighbors.vectors import Rows, Vectors
 from mmcsal_core.schema import PAIR_ID, backbone_space, embedding_column, neighbor_schema, relation_name
 from mmcsal_core.vector_columns import stack_vectors
 from pipelines.shard_pool import run_shards
+from pipelines.stage_names import NEIGHBORS
 from pipelines.stage_run import StageProgress, StageRun
 
-STAGE = "neighbors"
+STAGE = NEIGHBORS
 
 INDEX_IDS = "pair_ids.parquet"
 """The pair id of each row of every index."""

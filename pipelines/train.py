@@ -25,11 +25,12 @@ from pipelines.devices import choose_device
 from pipelines.fit_checkpoints import CHECKPOINTS, FitProgress, read_progress
 from pipelines.growth import EarlierRun, copy_encoder
 from pipelines.shard_pool import MAX_RESTARTS, count_room
+from pipelines.stage_names import TRAIN
 from pipelines.stage_run import StageProgress, StageRun
 from pipelines.train_group import fit_on_group
 from pipelines.train_worker import METRICS_FILE, TrainTask, train_on_device
 
-STAGE = "train"
+STAGE = TRAIN
 
 _log = logging.getLogger(__name__)
 

@@ -4,8 +4,9 @@ The names below are imported when they are first used: an actor that holds a sha
 libraries that only strategies need, which take longer to import than a shard takes to open.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mmcsal_core.lazy_names import import_lazily
 
 if TYPE_CHECKING:
     from mmcsal_core.selection.config import SelectionConfig
@@ -15,16 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Coreset", "SelectionConfig", "measure_suspicion", "select_coreset"]
 
-_HOMES = {
-    "Coreset": "coreset",
-    "SelectionConfig": "config",
-    "measure_suspicion": "suspected_pairs",
-    "select_coreset": "strategies",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import one of the names above."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = import_lazily(
+    __name__,
+    {
+        "Coreset": "coreset",
+        "SelectionConfig": "config",
+        "measure_suspicion": "suspected_pairs",
+        "select_coreset": "strategies",
+    },
+)

@@ -10,7 +10,8 @@ from filelock import FileLock
 
 from jobs.config import parse_config
 from jobs.progress import JsonReporter
-from jobs.run import STAGES, run_job
+from jobs.run import run_job
+from pipelines.stage_names import STAGES
 from tests.corpora import break_pictures, make_image_text_table
 from tests.integration.job_process import make_config
 

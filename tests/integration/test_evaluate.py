@@ -14,9 +14,10 @@ from typer.testing import CliRunner, Result
 from jobs.cli import app
 from jobs.config import parse_config
 from jobs.progress import JsonReporter
-from jobs.run import EVALUATE, STAGES, run_job
+from jobs.run import run_job
 from jobs.steps import list_steps
 from mmcsal_core.errors import ConfigError
+from pipelines.stage_names import EVALUATE, STAGES
 from tests.corpora import make_image_text_table
 from tests.integration.job_process import make_config, read_files, write_config
 

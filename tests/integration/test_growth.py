@@ -8,12 +8,14 @@ from typing import Any
 import duckdb
 import pytest
 
+from jobs.check import check_run
 from jobs.config import JobConfig, parse_config
 from jobs.estimate import estimate_run
 from jobs.progress import JsonReporter
-from jobs.run import STAGES, check_run, run_job, select_again
+from jobs.run import run_job, select_again
 from jobs.steps import lay_out
 from mmcsal_core.errors import ConfigError, DataError
+from pipelines.stage_names import STAGES
 from tests.corpora import make_image_text_table
 from tests.integration.job_process import make_config, read_files
 

@@ -6,8 +6,9 @@ import s3fs
 
 from jobs.config import parse_config
 from jobs.progress import JsonReporter
-from jobs.run import STAGES, run_job
+from jobs.run import run_job
 from mmcsal_core.validation import validate_run
+from pipelines.stage_names import STAGES
 from tests.corpora import write_image_text_parquet
 from tests.integration.job_process import make_config, read_files
 from tests.s3_server import REGION

@@ -6,13 +6,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.check import check_run
 from jobs.config import parse_config
 from jobs.progress import JsonReporter
-from jobs.run import STAGES, check_run, run_job, select_again
+from jobs.run import run_job, select_again
 from jobs.steps import lay_out
 from mmcsal_core.errors import ConfigError, GateError
 from mmcsal_core.storage import Store
 from mmcsal_core.validation import validate_run
+from pipelines.stage_names import STAGES
 from tests.corpora import break_pictures, make_image_text_table, write_image_text_parquet, write_video_folder
 from tests.integration.conftest import NUM_PAIRS
 from tests.integration.job_process import make_config, read_files

@@ -15,7 +15,8 @@ from typer.testing import CliRunner, Result
 from jobs.cli import app
 from jobs.config import parse_config
 from jobs.progress import JsonReporter
-from jobs.run import STAGES, run_job
+from jobs.run import run_job
+from pipelines.stage_names import STAGES
 from pipelines.stage_run import StageProgress
 from tests.integration.job_process import read_files, write_config
 

@@ -6,10 +6,12 @@ from typing import Any
 import duckdb
 import pyarrow.parquet as pq
 
+from jobs.check import check_run
 from jobs.config import parse_config
 from jobs.estimate import estimate_run
 from jobs.progress import JsonReporter
-from jobs.run import STAGES, check_run, run_job
+from jobs.run import run_job
+from pipelines.stage_names import STAGES
 from tests.integration.job_process import make_config
 from tests.tar_files import pack, write_tar
 

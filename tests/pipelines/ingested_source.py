@@ -12,7 +12,8 @@ from mmcsal_core.corpus.sources import SourceConfig, list_missing_tables, list_s
 from mmcsal_core.corpus.sources.pairs import PairReader
 from mmcsal_core.corpus.sources.tar_index import find_tar_columns
 from mmcsal_core.storage import Store
-from pipelines.ingest import INDEX, STAGE, PairWorker, TarIndexer
+from pipelines.ingest import STAGE, PairWorker, TarIndexer
+from pipelines.ingest_config import INDEX
 
 Configs: TypeAlias = Mapping[str, Mapping[str, Any]]
 """What is configured of each modality, by its name."""

@@ -19,7 +19,8 @@ from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
 from mmcsal_core.errors import DataError, GateError
 from mmcsal_core.schema import feature_schema, reject_schema
 from mmcsal_core.storage import Store
-from pipelines.features import STAGE, FeaturesConfig, extract_features, load_embedder
+from pipelines.features import STAGE, extract_features, load_embedder
+from pipelines.features_config import FeaturesConfig
 from pipelines.shard_decoder import DecodedShard, decode_shard
 from pipelines.shard_embedder import ShardEmbedder
 from pipelines.stage_run import Resources, StageProgress, StageRun

@@ -32,7 +32,8 @@ from mmcsal_core.storage import Store
 from mmcsal_core.vector_columns import stack_lists, stack_vectors
 from pipelines import embed, features, train
 from pipelines.feature_spool import check_pretrained, spool_features
-from pipelines.features import STAGE, FeaturesConfig, extract_features, load_embedder
+from pipelines.features import STAGE, extract_features, load_embedder
+from pipelines.features_config import FeaturesConfig
 from pipelines.shard_decoder import decode_shard
 from pipelines.shard_embedder import ShardEmbedder
 from pipelines.stage_run import Resources, StageRun

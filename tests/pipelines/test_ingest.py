@@ -16,7 +16,8 @@ from mmcsal_core.corpus.sources.pairs import PairReader
 from mmcsal_core.errors import GateError
 from mmcsal_core.storage import Store
 from pipelines import ingest
-from pipelines.ingest import STAGE, IdWorker, IngestConfig, PairWorker, ingest_pairs
+from pipelines.ingest import STAGE, IdWorker, PairWorker, ingest_pairs
+from pipelines.ingest_config import IngestConfig
 from pipelines.stage_run import Resources, StageProgress, StageRun
 from tests.s3_server import REGION
 

@@ -15,7 +15,8 @@ from mmcsal_core.corpus.references import read_contents
 from mmcsal_core.corpus.sources import SourceConfig, list_source
 from mmcsal_core.errors import ConfigError, DataError
 from mmcsal_core.storage import Store
-from pipelines.ingest import INDEX, STAGE, IngestConfig, ingest_pairs
+from pipelines.ingest import STAGE, ingest_pairs
+from pipelines.ingest_config import INDEX, IngestConfig
 from pipelines.stage_run import Resources, StageProgress, StageRun
 from tests.pipelines.ingested_source import Configs, ingest_source, resolve_modalities
 from tests.s3_server import REGION

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from mmcsal_core.artifacts import Artifact, Manifest
 from mmcsal_core.storage import Store
 from mmcsal_core.validation import validate_run
-from pipelines.report import STAGE, ReportConfig, write_report
+from pipelines.report import STAGE, write_report
+from pipelines.report_config import ReportConfig
 from pipelines.stage_run import StageRun
 from tests.browser import Browser
 from tests.core.test_reporting import TagCollector, open_inputs

@@ -10,13 +10,14 @@ import pytest
 
 from jobs.config import parse_config
 from jobs.progress import JsonReporter
-from jobs.run import STAGES, run_job
+from jobs.run import run_job
 from jobs.store_health import probe_store, warn_of_store
 from mmcsal_core.corpus.sources.locations import find_files
 from mmcsal_core.errors import ArtifactError, DataError
 from mmcsal_core.filesystems import open_filesystem
 from mmcsal_core.storage import Store
 from mmcsal_core.validation import validate_run
+from pipelines.stage_names import STAGES
 from tests.corpora import write_image_text_parquet
 from tests.integration.job_process import call_mmcsal, make_config, read_files, write_config
 from tests.stores.emulators import AZURITE_KEY, Emulator, run_az, run_gs
