@@ -6,7 +6,7 @@ _log = logging.getLogger(__name__)
 
 
 def choose_device(num_gpus: float) -> str:
-    """Return `cuda`, or `cpu` where no GPU was reserved for this worker, or, said aloud, where torch finds none.
+    """Return `cuda`, or `cpu` where no GPU was reserved for this worker or, as its log then says, torch finds none.
 
     Args:
         num_gpus: reserved for this worker.
