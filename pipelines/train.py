@@ -27,7 +27,6 @@ from pipelines.growth import EarlierRun, copy_encoder
 from pipelines.shard_pool import MAX_RESTARTS, count_room
 from pipelines.stage_names import TRAIN
 from pipelines.stage_run import StageProgress, StageRun
-from pipelines.train_group import fit_on_group
 from pipelines.train_worker import METRICS_FILE, TrainTask, train_on_device
 
 STAGE = TRAIN
@@ -142,6 +141,8 @@ def _fit_with_progress(task: TrainTask, run: StageRun) -> None:
 def _start_fit(task: TrainTask) -> ray.ObjectRef[None]:
     """Start the workers. One alone needs nobody to watch it but Ray: a group of one would be six processes."""
     if task.resources.train_workers > 1:
+        from pipelines.train_group import fit_on_group  # noqa: PLC0415  Ray Train is slow to load
+
         return ray.remote(num_cpus=0, max_retries=0)(fit_on_group).remote(task)
     needs = task.list_needs()
     options = {"num_cpus": needs["CPU"], "num_gpus": needs.get("GPU", 0), "memory": needs.get("memory")}
