@@ -1,6 +1,11 @@
-"""Where a worker computes: on a GPU where it may and there is one, else on the CPU; and how exactly."""
+"""Where a worker computes: on a GPU where it may and there is one, else on the CPU; how exactly, on what threads."""
 
 import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from threadpoolctl import threadpool_limits
 
 _log = logging.getLogger(__name__)
 
@@ -35,3 +40,16 @@ def settle_arithmetic() -> None:
 
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
+
+
+@contextmanager
+def limit_threads(num_threads: int) -> Iterator[None]:
+    """Compute on so many threads in this process while the block runs, as a worker of its own does."""
+    torch = sys.modules.get("torch")  # what is not loaded is not used
+    num_before = torch.get_num_threads() if torch else 0
+    try:
+        with threadpool_limits(num_threads):
+            yield
+    finally:
+        if torch:
+            torch.set_num_threads(num_before)

@@ -38,12 +38,13 @@ def embed_pairs(*, features: Artifact, encoder: Artifact, run: StageRun) -> Mani
         run: where to publish, on what machines.
 
     Raises:
-        ray.exceptions.RayError: a worker failed for good; a pair without direction is such a failure (DataError).
+        DataError: a pair has no direction.
+        ray.exceptions.RayError: a worker failed for good.
     """
     properties = encoder.read_manifest().properties
     plan = run.out.begin(run.fingerprint, lambda: list_ranges(features))
     worker_args = {"features": features, "encoder": encoder, "out": run.out, "plan": plan, "resources": run.resources}
-    run_shards(run.out.missing_shards(plan), EmbedWorker, worker_args, run, on_gpu=True)
+    run_shards(run.out.missing_shards(plan), EmbedWorker, worker_args, run, on_gpu=True, whole=plan)
     kept = {name: properties[name] for name in ("dim", "modalities", "num_prototypes", "encoder_sha256")}
     return run.finish(plan, properties=kept)
 

@@ -137,7 +137,8 @@ def ingest_pairs(
         staged = stage_tables(listing, run.out.store.child(_LISTING))
         reader = PairReader(staged, modalities, source_options, with_bytes=config.store == "bytes")
         duplicates = _find_duplicates(reader, plan, run)
-        run_shards(missing, PairWorker, {"reader": reader, "duplicates": duplicates, "out": run.out, "plan": plan}, run)
+        arguments = {"reader": reader, "duplicates": duplicates, "out": run.out, "plan": plan}
+        run_shards(missing, PairWorker, arguments, run, whole=plan)
     _check_any_left(source, run.out.read_records(plan))
     run.out.store.remove(_IDS)
     run.out.store.remove(_LISTING)

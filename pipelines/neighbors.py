@@ -167,7 +167,7 @@ def find_neighbors(
         "num_neighbors": config.num_neighbors,
         "num_threads": max(1, int(run.resources.cpus_per_actor)),
     }
-    run_shards(run.out.missing_shards(plan), NeighborWorker, arguments, run)
+    run_shards(run.out.missing_shards(plan), NeighborWorker, arguments, run, whole=plan)
     files = [publish_suspicion(run.out, plan, indexes.store.read_table(INDEX_IDS)[PAIR_ID], encoder)]
     properties = {"pool": num_pairs, "num_neighbors": min(config.num_neighbors, num_pairs - 1)}
     return run.finish(plan, files=files, properties=properties)

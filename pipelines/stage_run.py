@@ -22,7 +22,12 @@ class Resources(Settings):
 
     rows_per_shard: int = Field(1024, ge=1, description="pairs a shard, rounded up to whole chunks of 256")
     num_readers: int = Field(1, ge=1, description="CPU workers that read and decode")
-    num_actors: int = Field(1, ge=1, description="workers that hold a backbone, an encoder or an index")
+    num_actors: int = Field(
+        1,
+        ge=1,
+        description="workers that hold a backbone, an encoder or an index; where it is 1, the driver itself ingests, "
+        "embeds and searches pools of up to 4096 pairs",
+    )
     cpus_per_actor: float = Field(1.0, gt=0, description="CPU cores a worker; also its threads, at least one")
     gpus_per_actor: float = Field(0.0, ge=0, description="GPUs a worker; 0 computes on the CPU")
     memory_per_actor_gb: float | None = Field(None, gt=0, description="memory that Ray reserves for such a worker, GiB")

@@ -68,7 +68,8 @@ def test_a_rerun_after_a_sigkill_ends_in_the_same_bytes(
     reference = Path(finished["output"]) / "run_id=t"
     draw, run = Random(seed), tmp_path / "out" / "run_id=t"
     target, num_files = list(TARGETS)[seed % len(TARGETS)], draw.randrange(1, _count_files(reference) - 8)
-    config = write_config(tmp_path / "job.yaml", make_config(dirty_corpus, tmp_path / "out"))
+    resources = {"rows_per_shard": 256, "num_actors": 2}  # with one, the driver would do what workers can die of
+    config = write_config(tmp_path / "job.yaml", make_config(dirty_corpus, tmp_path / "out", resources=resources))
     with start_mmcsal("run", config) as process:
         was_killed = _kill_at(process, run, num_files, target)
         _, told = process.communicate(timeout=TIMEOUT_S)

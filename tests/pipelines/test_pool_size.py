@@ -1,14 +1,17 @@
-"""How many actors a pool starts with: what the nodes have room for; and that too little room is said."""
+"""How many actors a pool starts with: what the nodes have room for; that too little room is said; when none starts."""
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
+from threadpoolctl import threadpool_info
 
-from mmcsal_core.artifacts import Artifact, Plan, plan_ranges
+from mmcsal_core.artifacts import Artifact, Plan, ShardRange, plan_ranges
 from mmcsal_core.encoder import EncoderConfig
 from mmcsal_core.storage import Store
-from pipelines.shard_pool import count_room, describe_shards, map_on_actors
-from pipelines.stage_run import Resources
+from pipelines.shard_pool import MAX_ROWS_HERE, count_room, describe_shards, map_on_actors, run_shards
+from pipelines.stage_run import Resources, StageProgress, StageRun
 from pipelines.train import warn_of_shortage
 from pipelines.train_worker import TrainTask
 
@@ -54,3 +57,45 @@ def test_training_that_waits_for_room_is_said(
     assert [message[:62] for message in caplog.messages] == [
         "training waits for room: 99 workers are asked for, and the nod"
     ]
+
+
+class Teller:
+    """A worker that writes down where it works, and on how many threads."""
+
+    def __init__(self, told: Store) -> None:
+        torch.set_num_threads(1)
+        self._told = told
+
+    def run_shard(self, shard: ShardRange) -> None:
+        threads = {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+        self._told.write_json(f"{shard.index}.json", {"process": os.getpid(), "threads": sorted(threads)})
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "num_actors", "is_here"),
+    [(MAX_ROWS_HERE, 1, True), (MAX_ROWS_HERE + 1, 1, False), (MAX_ROWS_HERE, 2, False)],
+)
+def test_the_driver_does_what_one_actor_would_do_on_few_pairs(
+    ray_session: None, tmp_path: Path, num_rows: int, num_actors: int, is_here: bool
+) -> None:
+    plan = Plan(stage="embed", fingerprint="f", shards=tuple(plan_ranges(num_rows, 2304)))
+    resources, told = Resources(num_actors=num_actors, cpus_per_actor=0.5), list[StageProgress]()
+    run = StageRun(Artifact(Store(str(tmp_path)), "out", "embed"), "f", resources, on_progress=told.append)
+    torch.set_num_threads(2)
+    run_shards(plan.shards, Teller, {"told": Store(str(tmp_path))}, run, on_gpu=True, whole=plan)
+    assert torch.get_num_threads() == 2
+    found = [Store(str(tmp_path)).read_json(f"{shard.index}.json") for shard in plan.shards]
+    assert len(found) == 2
+    assert [each["process"] == os.getpid() for each in found] == [is_here] * 2
+    assert not is_here or [each["threads"] for each in found] == [[1]] * 2
+    assert [(each.stage, each.done, each.total) for each in told] == [("embed", 1, 2), ("embed", 2, 2)]
+
+
+def test_a_gpu_is_asked_of_an_actor_however_few_the_pairs(ray_session: None, tmp_path: Path) -> None:
+    plan, told = Plan(stage="embed", fingerprint="f", shards=tuple(plan_ranges(256, 256))), Store(str(tmp_path))
+    resources = Resources(cpus_per_actor=0.5, gpus_per_actor=0.5)
+    run = StageRun(Artifact(told, "out", "embed"), "f", resources)
+    run_shards(plan.shards, Teller, {"told": told}, run, on_gpu=True, whole=plan)
+    assert told.read_json("0.json")["process"] != os.getpid()
+    run_shards(plan.shards, Teller, {"told": told}, run, whole=plan)
+    assert told.read_json("0.json")["process"] == os.getpid()
