@@ -10,8 +10,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import ray
-
 from jobs.config import RayConfig
 from pipelines.stage_run import Resources
 
@@ -35,6 +33,8 @@ def connect_ray(config: RayConfig, resources: Resources) -> Iterator[None]:
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    import ray.data  # noqa: PLC0415  slow to load; here, since it sets the levels of its loggers when it is loaded
+
     for name, level in _QUIET.items():
         logging.getLogger(name).setLevel(level)
     if ray.is_initialized():
