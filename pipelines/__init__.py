@@ -7,11 +7,11 @@ seconds to import, and a command that runs no stage should not wait for them.
 from importlib import import_module
 from types import ModuleType
 
-_LAZY = ("coreset", "embed", "evaluate", "features", "ingest", "neighbors", "report", "train")
+from pipelines.stage_names import EVALUATE, STAGES
 
 
 def __getattr__(name: str) -> ModuleType:
     """Import a stage."""
-    if name not in _LAZY:
+    if name not in (*STAGES, EVALUATE):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return import_module(f"{__name__}.{name}")

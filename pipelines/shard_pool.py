@@ -75,8 +75,9 @@ def map_on_actors(
         num_reader_cpus: cores that other parts of the same dataset cannot do without.
     """
     needs = {"CPU": resources.cpus_per_actor, **reserve_memory(resources.memory_per_actor_gb)}
-    if on_gpu and resources.gpus_per_actor:
-        needs["GPU"] = resources.gpus_per_actor
+    num_gpus = resources.gpus_per_actor if on_gpu else 0.0
+    if num_gpus:
+        needs["GPU"] = num_gpus
     most = min(resources.num_actors, num_shards)
     room = count_room(needs, [node["Resources"] for node in ray.nodes() if node["Alive"]], num_reader_cpus)
     if room == 0:
@@ -93,8 +94,8 @@ def map_on_actors(
         "max_restarts": MAX_RESTARTS,
         "max_task_retries": MAX_RESTARTS,
     }
-    if on_gpu and resources.gpus_per_actor:
-        options["num_gpus"] = resources.gpus_per_actor
+    if num_gpus:
+        options["num_gpus"] = num_gpus
     options |= reserve_memory(resources.memory_per_actor_gb)
     with warnings.catch_warnings():
         # Ray 2.60 warns of options that it passes on to the actor, and has no other way to bound restarts yet.
@@ -159,7 +160,7 @@ def run_shards(
     """
     if not shards:
         return
-    if whole is not None and _fits_here(whole, run.resources, on_gpu=on_gpu):
+    if whole is not None and _fits_here(whole, run.resources, on_gpu):
         with limit_threads(run.resources.num_threads):
             worker = worker_class(**worker_args)
             for done, shard in enumerate(shards, start=1):
@@ -171,9 +172,9 @@ def run_shards(
     drain(map_on_actors(dataset, total, _BatchAdapter, constructor, run.resources, on_gpu=on_gpu), run, total)
 
 
-def _fits_here(whole: Plan, resources: Resources, *, on_gpu: bool) -> bool:
-    uses_gpu = on_gpu and resources.gpus_per_actor > 0
-    return resources.num_actors == 1 and not uses_gpu and whole.shards[-1].stop <= MAX_ROWS_HERE
+def _fits_here(whole: Plan, resources: Resources, on_gpu: bool) -> bool:
+    is_small = resources.num_actors == 1 and whole.shards[-1].stop <= MAX_ROWS_HERE
+    return is_small and not (on_gpu and resources.gpus_per_actor)
 
 
 def drain(dataset: ray.data.Dataset, run: StageRun, total: int) -> None:

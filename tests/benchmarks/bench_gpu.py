@@ -27,10 +27,11 @@ from tests.benchmarks.bench_ray_overhead import make_pool, time_engine
 from tests.benchmarks.bench_train import publish_features
 
 NUM_CORES = len(os.sched_getaffinity(0))
-SIDES: dict[str, dict[str, Any]] = {
-    "cores": {"num_actors": NUM_CORES},
-    "gpu": {"num_actors": 1, "num_readers": NUM_CORES - 1, "gpus_per_actor": 1},
-}
+FEATURES_SIDES: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("stage", "cores", {"num_actors": NUM_CORES}),
+    ("loop", "gpu", {"cpus_per_actor": NUM_CORES, "gpus_per_actor": 1}),
+    ("stage", "gpu", {"num_readers": NUM_CORES - 1, "gpus_per_actor": 1}),
+)
 
 
 def time_training(folder: Path, num_pairs: int, epochs: int) -> Iterator[dict[str, Any]]:
@@ -66,15 +67,12 @@ def time_features(folder: Path, num_pairs: int, image_px: int, batch_size: int) 
     """Run the features stage on the cores and on the GPU, and the bare loop with its backbone on the GPU."""
     folder.mkdir()
     corpus = write_corpus(folder / "pairs.parquet", num_pairs)
-    for side, kind in (("stage", "cores"), ("loop", "gpu"), ("stage", "gpu")):
+    for side, kind, asked in FEATURES_SIDES:
         values = configure(str(corpus), {}, folder / f"{side}-{kind}", "heavy")
         values["modalities"]["image"]["image_size"] = image_px
         values["features"] = {"batch_size": batch_size}
         run_job(parse_config(values), JsonReporter(), until="ingest")
-        resources = values["resources"] | (
-            {"cpus_per_actor": NUM_CORES, "gpus_per_actor": 1} if side == "loop" else SIDES[kind]
-        )
-        found = measure(side, values | {"resources": resources}, NUM_CORES)
+        found = measure(side, values | {"resources": values["resources"] | asked}, NUM_CORES)
         yield {"what": "features", "side": f"{side}, {kind}", "pairs": num_pairs, "image_px": image_px, **found}
 
 
