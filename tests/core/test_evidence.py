@@ -39,7 +39,7 @@ from tests.evidence.results import CellResult, ResultFile, list_files
 from tests.evidence.sets import SETS, LabelledSet, find_set
 from tests.evidence.tux_paint import load_tux_paint
 
-SMALL = Protocol(num_splits=2, budgets_per_class=(1, 2), num_seeds=1)
+SMALL = Protocol(budgets_per_class=(1, 2), num_seeds=1)
 
 
 def _make_set(num_pairs: int = 90, num_classes: int = 3) -> LabelledSet:
@@ -225,6 +225,10 @@ def test_sets_and_profiles_name_each_other() -> None:
         assert all(find_set(name).name == name for name in profile.sets)
         assert set(profile.encoders) <= set(list_encoders())
         assert len({cell.key for cell in list_cells(profile)}) == len(list_cells(profile))
+    full = list_profiles()["full"]
+    num_splits = {(cell.encoder, cell.share): cell.split + 1 for cell in list_cells(full)}
+    expected = {(full.encoders[0], share): 10 for share in (0.0, 0.1, 0.2)}
+    assert num_splits == expected | {(name, share): 5 for name in full.encoders[1:] for share in (0.0, 0.2)}
     with pytest.raises(ConfigError, match=r"a set is one of openmoji, .*, got 'none'"):
         find_set("none")
 
@@ -327,7 +331,7 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
         {"fac": made.features["image"], "fou": made.features["text"]}, made.labels, np.full(len(made.labels), "")
     )
     save_features(features, find_cached("mfeat", tmp_path))
-    cells = list_cells(Profile(("mfeat fac-fou",), (0.0, 0.2), (), 1, (UNTRAINED,)))
+    cells = list_cells(Profile(("mfeat fac-fou",), (0.0, 0.2), (), 1, 0, (UNTRAINED,)))
     path = tmp_path / "results.jsonl"
     findings = run_cell(cells[0], SMALL, tmp_path)
     ResultFile(path, "same").add(CellResult(cells[0].key, "same", "2026-01-01T00:00:00", 1.0, findings))

@@ -76,6 +76,15 @@ def test_a_sets_figure_is_the_mean_over_budgets_and_splits() -> None:
     assert collect_figures(found).by_set(0.0, per_class=3).loc["google", DEFAULT] == pytest.approx(1.03)
 
 
+def test_views_are_compared_on_the_splits_that_all_of_them_have() -> None:
+    found = [_make_result(Cell("google", 0.0, split, OWN), {DEFAULT: 0.5 + split}) for split in range(3)]
+    found.append(_make_result(Cell("google", 0.0, 1, INFO_NCE), {DEFAULT: 0.7}))
+    figures = collect_figures(found)
+    by_view = figures.by_view(0.0, "balanced_accuracy")
+    assert by_view.loc["google"].to_dict() == pytest.approx({OWN: 1.52, INFO_NCE: 0.72, f"{INFO_NCE}{CENTRED}": 0.72})
+    assert figures.by_set(0.0).loc["google", DEFAULT] == pytest.approx(1.52)  # of all three
+
+
 def test_the_best_baselines_are_found_among_baselines() -> None:
     by_set = _make_figures({"google": {}, "twitter": {KMEANS: 0.7, HERDING: 0.1}}).by_set(0.0)
     assert find_best_single(by_set) == KMEANS  # .55 on the mean against .275
@@ -154,7 +163,7 @@ def test_figures_are_shown_with_three_digits() -> None:
 
 def _render(figures: Figures, num_planned: int) -> str:
     machine = Machine("2 cores", 8.0, ("numpy 2",), 90.0)
-    occasion = Occasion("make evidence", "abc123", ("2026-01-02", "2026-01-03"), machine, 4, num_planned, 2, 0.5)
+    occasion = Occasion("make evidence", "abc123", ("2026-01-02", "2026-01-03"), machine, 4, num_planned, 2, 1, 0.5)
     return render_document(figures, occasion, Protocol())
 
 
@@ -163,7 +172,7 @@ def test_the_document_says_what_holds_and_what_does_not() -> None:
     text = _render(below, 4)
     assert "4 cells of the grid, 0.5 CPU hours, 2026-01-02 to 2026-01-03, commit abc123." in text
     assert "Incomplete" not in text
-    assert "Splits of a set: 2, class by class" in text
+    assert "Splits of a set: 2, and 1 for encoders other than the default; class by class" in text
     claim = "20 % mispaired: the default picks at most a fifth of the pool's share of mispaired pairs"
     row = next(line for line in text.splitlines() if line.startswith(f"| {claim}"))
     assert row.count("**does not hold**: .100 of the picks, .200 of the pool") == 3  # all, chosen on, confirmed on

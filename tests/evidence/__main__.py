@@ -16,9 +16,10 @@ from mmcsal_core.errors import ConfigError
 from tests.benchmarks.selection_machine import describe_machine
 from tests.evidence.cells import Cell, Protocol
 from tests.evidence.document import Occasion, render_document
+from tests.evidence.encoder_views import name_default_encoder
 from tests.evidence.figures import collect_figures
 from tests.evidence.grid import list_cells, list_profiles, run_cells
-from tests.evidence.results import ResultFile, fingerprint_grid
+from tests.evidence.results import CellResult, ResultFile, fingerprint_grid
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 ROOT = Path(__file__).parents[2]
@@ -41,10 +42,16 @@ def write_document(cells: Sequence[Cell], results: ResultFile, protocol: Protoco
         machine=describe_machine(("numpy", "scipy", "scikit-learn", "torch")),
         num_cells=len(found),
         num_planned=len(cells),
-        num_splits=len({cell.split for cell, _ in found}),
+        num_splits=_count_splits(found, is_default=True),
+        other_splits=_count_splits(found, is_default=False),
         cpu_hours=sum(result.cpu_s for _, result in found) / 3600,
     )
     return render_document(collect_figures(found), occasion, protocol)
+
+
+def _count_splits(found: Sequence[tuple[Cell, CellResult]], *, is_default: bool) -> int:
+    default = name_default_encoder()
+    return len({cell.split for cell, _ in found if (cell.encoder == default) == is_default})
 
 
 def describe_commit() -> str:
@@ -81,7 +88,7 @@ def main(arguments: Sequence[str]) -> None:
     asked = parse_arguments(arguments)
     os.environ.update(ONE_THREAD)  # for the processes that it starts
     profile, is_full = list_profiles()[asked.profile], asked.profile == "full"
-    protocol, path = Protocol(num_splits=profile.num_splits), asked.folder / "results.jsonl"
+    protocol, path = Protocol(), asked.folder / "results.jsonl"
     if asked.fresh:
         path.unlink(missing_ok=True)
     results, cells = ResultFile(path, fingerprint_grid(protocol)), list_cells(profile)

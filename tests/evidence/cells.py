@@ -35,7 +35,6 @@ FITTED: tuple[Strategy, ...] = ("activeft", "mmcsal_continuous")
 class Protocol(Settings):
     """What all cells have in common."""
 
-    num_splits: int = 5
     test_fraction: float = 0.3
     max_pool: int = 2500
     budgets_per_class: tuple[int, ...] = (1, 2, 5)

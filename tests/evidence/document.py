@@ -27,8 +27,8 @@ of the baselines, and do prototypes close the modality gap? Each claim below is 
 
 ## How it is measured
 
-- Splits of a set: {num_splits}, class by class: {test_percent:g} % test, the rest (at most {max_pool} pairs) is
-  the pool. {shares}
+- Splits of a set: {num_splits}, and {other_splits} for encoders other than the default; class by class:
+  {test_percent:g} % test, the rest (at most {max_pool} pairs) is the pool. {shares}
 - Mispaired pairs are planted in the pool alone: among a random share of its pairs the contents of one modality are
   passed on in a cycle. The moved modality takes turns over the splits. A pair's label is that of the modalities that
   were not moved. A moved content may be of the same class, and counts as mispaired all the same. The test is clean.
@@ -78,7 +78,8 @@ class Occasion:
         machine: that ran it.
         num_cells: that have results.
         num_planned: of the profile.
-        num_splits: of a set, at most, among the cells that have results.
+        num_splits: of a set, at most, among the cells of the default encoder that have results.
+        other_splits: among those of the others.
         cpu_hours: of all cells together.
     """
 
@@ -89,6 +90,7 @@ class Occasion:
     num_cells: int
     num_planned: int
     num_splits: int
+    other_splits: int
     cpu_hours: float
 
 
@@ -100,6 +102,7 @@ def render_document(figures: Figures, occasion: Occasion, protocol: Protocol) ->
         command=occasion.command,
         occasion=describe_occasion(occasion),
         num_splits=occasion.num_splits,
+        other_splits=occasion.other_splits,
         test_percent=100 * protocol.test_fraction,
         max_pool=protocol.max_pool,
         shares=f"Pools are {', '.join(describe_share(share) for share in figures.shares)}.",

@@ -64,10 +64,16 @@ class Figures:
         return _pivot(rows, "contestant", measure, self.list_sets())
 
     def by_view(self, share: float, measure: str) -> pd.DataFrame:
-        """Return a measure of the default strategy or of the gap, one row a set and one column a view."""
+        """Return a measure of the default strategy or of the gap, one row a set and one column a view.
+
+        Over the splits that all views have: a view that was looked at on more is not compared on other pairs.
+        """
         is_gap = measure in self.gaps
         rows = self.gaps if is_gap else self.scores[self.scores["contestant"] == DEFAULT]
-        return _pivot(rows[rows["share"] == share], "view", measure, self.list_sets())
+        rows = rows[rows["share"] == share]
+        num_views = rows.groupby(["set", "split"])["view"].transform("nunique")
+        rows = rows[num_views == num_views.groupby(rows["set"]).transform("max")]
+        return _pivot(rows, "view", measure, self.list_sets())
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ class Profile:
         sets: names.
         shares: of mispaired pairs, for the first encoder.
         other_shares: for the other encoders.
-        num_splits: of each set.
+        num_splits: of each set, for the first encoder.
+        other_splits: for the other encoders.
         encoders: names.
     """
 
@@ -33,6 +34,7 @@ class Profile:
     shares: tuple[float, ...]
     other_shares: tuple[float, ...]
     num_splits: int
+    other_splits: int
     encoders: tuple[str, ...]
 
 
@@ -42,9 +44,14 @@ def list_profiles() -> dict[str, Profile]:
     encoders = (default, *(name for name in list_encoders() if name != default))
     return {
         "quick": Profile(
-            ("tux image-text", "tux text-audio"), (0.0, 0.2), (0.0, 0.2), 2, tuple(dict.fromkeys((default, INFO_NCE)))
+            ("tux image-text", "tux text-audio"),
+            (0.0, 0.2),
+            (0.0, 0.2),
+            2,
+            2,
+            tuple(dict.fromkeys((default, INFO_NCE))),
         ),
-        "full": Profile(tuple(each.name for each in SETS), (0.0, 0.1, 0.2), (0.0, 0.2), 5, encoders),
+        "full": Profile(tuple(each.name for each in SETS), (0.0, 0.1, 0.2), (0.0, 0.2), 10, 5, encoders),
     }
 
 
@@ -53,7 +60,7 @@ def list_cells(profile: Profile) -> list[Cell]:
     return [
         Cell(name, share, split, encoder)
         for encoder in profile.encoders
-        for split in range(profile.num_splits)
+        for split in range(profile.num_splits if encoder == profile.encoders[0] else profile.other_splits)
         for share in (profile.shares if encoder == profile.encoders[0] else profile.other_shares)
         for name in profile.sets
     ]
