@@ -7,8 +7,10 @@ that the machine does not have; more workers than cores share them.
 import logging
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
 
 from jobs.config import RayConfig
 from pipelines.stage_run import Resources
@@ -25,8 +27,25 @@ _QUIET = {
 
 
 @contextmanager
+def open_ray_once(config: RayConfig, resources: Resources) -> Iterator[Callable[[], None]]:
+    """Give the block a function that connects to Ray when it is first called, for the rest of the block."""
+    os.environ.setdefault(
+        "RAY_ENABLE_AUTO_CONNECT", "0"
+    )  # a stage that forgets to call it must fail, not start another
+    with ExitStack() as stack:
+
+        @cache
+        def open_ray() -> None:
+            stack.enter_context(connect_ray(config, resources))
+
+        yield open_ray
+
+
+@contextmanager
 def connect_ray(config: RayConfig, resources: Resources) -> Iterator[None]:
     """Hold a connection to Ray while the block runs; one that the process has already is used and left open.
+
+    What the process does on SIGTERM stays as it is: Ray puts a handler of its own in place.
 
     Raises:
         ConnectionError: the configured cluster does not answer.
@@ -40,7 +59,9 @@ def connect_ray(config: RayConfig, resources: Resources) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(**_init_arguments(config, resources))
+    signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:

@@ -8,7 +8,7 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-from jobs.cluster import connect_ray
+from jobs.cluster import open_ray_once
 from jobs.config import CONFIG, JobConfig, describe_config, hash_config
 from jobs.earlier_run import find_growth
 from jobs.exit_codes import ExitCode, classify_error
@@ -124,7 +124,7 @@ def report_again(config: JobConfig, reporter: Reporter) -> RunResult:
 def execute_steps(
     config: JobConfig, steps: Sequence[Step], reporter: Reporter, *, is_forced: bool = False
 ) -> RunResult:
-    """Execute the steps that are not complete, in order, under the run's lock; start Ray only where one needs it.
+    """Execute the steps that are not complete, in order, under the run's lock; Ray starts where one first uses it.
 
     With `is_forced` steps that are complete are executed too. The stored configuration goes on describing what is
     published, so each step replaces it just before its artifact counts as finished.
@@ -149,23 +149,24 @@ def execute_steps(
         stack.enter_context(status.record_run())
         if not run_store.exists(CONFIG):
             run_store.write_json(CONFIG, describe_config(config))
-        if any(step.uses_ray for step in pending):
-            stack.enter_context(connect_ray(config.ray, config.resources))
-            stack.enter_context(exit_on_sigterm())  # again, since ray.init has put a handler of its own in place
+        open_ray = stack.enter_context(open_ray_once(config.ray, config.resources))
         for step in pending:
             with status.record_stage(step.name):
-                manifest = step.execute(_make_stage_run(config, step, reporter.update))
+                manifest = step.execute(_make_stage_run(config, step, reporter.update, open_ray))
             reporter.announce("stage_done", stage=step.name, pairs=manifest.pairs_out, rejected=manifest.pairs_rejected)
     return result
 
 
-def _make_stage_run(config: JobConfig, step: Step, on_progress: Callable[..., None]) -> StageRun:
+def _make_stage_run(
+    config: JobConfig, step: Step, on_progress: Callable[..., None], open_ray: Callable[[], None]
+) -> StageRun:
     return StageRun(
         out=step.artifact,
         fingerprint=step.fingerprint,
         resources=config.resources,
         max_reject_fraction=config.max_reject_fraction,
         on_progress=on_progress,
+        open_ray=open_ray,
         before_success=lambda: config.run_store.write_json(CONFIG, _describe_published(config, step)),
     )
 

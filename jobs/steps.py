@@ -40,7 +40,6 @@ class Step:
     name: str
     artifact: Artifact
     fingerprint: str
-    uses_ray: bool
     execute: Callable[[StageRun], Manifest]
 
     def is_complete(self) -> bool:
@@ -109,13 +108,12 @@ def list_steps(
     prints = _chain_fingerprints(config, pairs_fingerprint, list_hashes, growth)
     earlier = None if growth is None else growth.earlier
 
-    def step(artifact: Artifact, uses_ray: bool, execute: Callable[[StageRun], Manifest]) -> Step:
-        return Step(artifact.stage, artifact, prints[artifact.stage], uses_ray, execute)
+    def step(artifact: Artifact, execute: Callable[[StageRun], Manifest]) -> Step:
+        return Step(artifact.stage, artifact, prints[artifact.stage], execute)
 
     steps = [
         step(
             at.pairs,
-            True,
             lambda run: pipelines.ingest.ingest_pairs(
                 source=config.source,
                 source_options=config.source_options,
@@ -127,7 +125,6 @@ def list_steps(
         ),
         step(
             at.features,
-            True,
             lambda run: pipelines.features.extract_features(
                 pairs=at.pairs,
                 modalities=config.modalities,
@@ -137,15 +134,13 @@ def list_steps(
                 earlier=earlier,
             ),
         ),
-        step(at.encoder, not config.grow.keeps_encoder, lambda run: _fit(config, at, earlier, run)),
+        step(at.encoder, lambda run: _fit(config, at, earlier, run)),
         step(
             at.embeddings,
-            True,
             lambda run: pipelines.embed.embed_pairs(features=at.features, encoder=at.encoder, run=run),
         ),
         step(
             at.neighbors,
-            True,
             lambda run: pipelines.neighbors.find_neighbors(
                 embeddings=at.embeddings,
                 features=at.features,
@@ -155,11 +150,11 @@ def list_steps(
                 run=run,
             ),
         ),
-        step(at.selection, config.resources.selection_actors > 0, lambda run: _rank(config, at, lists, run)),
-        step(at.report, False, lambda run: _report(config, at, run)),
+        step(at.selection, lambda run: _rank(config, at, lists, run)),
+        step(at.report, lambda run: _report(config, at, run)),
     ]
     if config.evaluate.label_column is not None:
-        steps.append(step(at.evaluation, config.resources.num_actors > 1, lambda run: _evaluate(config, at, run)))
+        steps.append(step(at.evaluation, lambda run: _evaluate(config, at, run)))
     return steps
 
 

@@ -16,16 +16,17 @@ from mmcsal_core.corpus.modality import ModalityConfig
 from mmcsal_core.schema import PAIR_ID
 from mmcsal_core.selection.constraints.demands import Settlement, settle_demands
 from mmcsal_core.selection.coreset import Coreset, Request
+from mmcsal_core.selection.engine.engines import Engine, LocalEngine
 from mmcsal_core.selection.near_duplicate_tables import note_group_sizes, tabulate_near_duplicates
 from mmcsal_core.selection.selection_table import RunOrigin, read_carried, tabulate_selection
 from mmcsal_core.selection.stored_pool import PoolArtifacts, read_pool
 from mmcsal_core.selection.strategies import select_from_pool
 from pipelines.coreset_config import CoresetConfig
 from pipelines.coreset_demands import Chosen, PairLists, choose_pool, hash_pair_lists, read_pair_lists
+from pipelines.devices import find_multiplier
 from pipelines.pick_log import ReportedPickLog, StoredPickLog
-from pipelines.selection_engine import choose_engine
 from pipelines.stage_names import CORESET
-from pipelines.stage_run import StageProgress, StageRun
+from pipelines.stage_run import Resources, StageProgress, StageRun
 
 __all__ = ["STAGE", "CoresetConfig", "rank_pairs"]
 
@@ -62,6 +63,8 @@ def rank_pairs(
     """
     names = list(modalities)
     lists = read_pair_lists(config, source_options) if lists is None else lists
+    if run.resources.selection_actors:
+        run.open_ray()
     engine = choose_engine(run.resources)  # first: its actors start while the pool is read
     everything = read_pool(inputs, names, config)
     chosen = choose_pool(everything, inputs.pairs, modalities, config, lists)
@@ -96,6 +99,22 @@ def rank_pairs(
     )
     log.remove()
     return manifest
+
+
+def choose_engine(resources: Resources) -> Engine:
+    """Return the engine on actors where any are asked for, else that of this process."""
+    screening = resources.selection_screening
+    if resources.selection_actors == 0:
+        return LocalEngine(screening=screening, device=find_multiplier(resources.gpus_per_actor))
+    from pipelines.selection_engine import RayEngine  # noqa: PLC0415  slow to load
+
+    return RayEngine(
+        resources.selection_actors,
+        num_cpus=min(1.0, resources.cpus_per_actor),
+        screening=screening,
+        num_gpus=resources.selection_gpus,
+        memory_gb=resources.selection_memory_gb,
+    )
 
 
 def describe_selection(chosen: Chosen, settled: Settlement, coreset: Coreset) -> dict[str, Any]:

@@ -31,6 +31,12 @@ def choose_device(num_gpus: float) -> str:
     return "cpu"
 
 
+def find_multiplier(num_gpus: float) -> str | None:
+    """Return the device on which k-center multiplies in this process, None for numpy; as `choose_device` else."""
+    device = choose_device(num_gpus)
+    return None if device == "cpu" else device
+
+
 def settle_arithmetic() -> None:
     """Let convolutions on a GPU keep the bits of float32 (no TF32) and add in the same order each time.
 

@@ -22,7 +22,7 @@ from mmcsal_core.schema import PAIR_ID, ROW, embedding_schema, feature_column, h
 from mmcsal_core.storage import Store
 from mmcsal_core.vector_columns import list_vectors, stack_vectors
 from pipelines.devices import choose_device, settle_arithmetic
-from pipelines.shard_pool import run_shards
+from pipelines.shard_runs import run_shards
 from pipelines.stage_names import EMBED
 from pipelines.stage_run import Resources, StageRun
 
@@ -44,7 +44,7 @@ def embed_pairs(*, features: Artifact, encoder: Artifact, run: StageRun) -> Mani
     properties = encoder.read_manifest().properties
     plan = run.out.begin(run.fingerprint, lambda: list_ranges(features))
     worker_args = {"features": features, "encoder": encoder, "out": run.out, "plan": plan, "resources": run.resources}
-    run_shards(run.out.missing_shards(plan), EmbedWorker, worker_args, run, on_gpu=True, whole=plan)
+    run_shards(run.out.missing_shards(plan), EmbedWorker, worker_args, run, on_gpu=True, num_rows=plan.shards[-1].stop)
     kept = {name: properties[name] for name in ("dim", "modalities", "num_prototypes", "encoder_sha256")}
     return run.finish(plan, properties=kept)
 

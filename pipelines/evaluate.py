@@ -34,7 +34,7 @@ from mmcsal_core.schema import SCHEMA_VERSION
 from mmcsal_core.selection.config import SelectionConfig
 from mmcsal_core.selection.stored_pool import PoolArtifacts
 from mmcsal_core.storage import FileRecord
-from pipelines.shard_pool import run_shards
+from pipelines.shard_runs import run_shards
 from pipelines.stage_names import EVALUATE
 from pipelines.stage_run import StageProgress, StageRun
 

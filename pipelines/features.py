@@ -2,26 +2,24 @@
 
 Where a backbone's last block is to be trained, features/ also keeps what goes into it, in half precision.
 
-Two pools work side by side through Ray Data: CPU tasks read and decode a shard, actors that hold the backbones embed
-and publish it. One row is one shard.
-Size shards so that a decoded one is a small part of Ray's object store: 256 images of 224 px take 39 MB.
+Two pools work side by side through Ray Data (`pipelines.feature_pools`): tasks read and decode a shard, actors that
+hold the backbones embed and publish it. A small pool the driver does itself.
 
 Sub-batches are cut from the decodable pairs of one chunk, so the vectors do not depend on how chunks make up shards.
 Where the run grows from an earlier one, known pairs are neither read nor decoded: `pipelines.growth` tells which they
 are, and their vectors are put back in between. What is new in a chunk is then a batch of its own, so the last bits of
 its vectors may differ from those of a run that starts from nothing.
-
-`ray.data.read_images` and its kin were not chosen: they know one modality, and one file a row. Ray's own writers were
-not chosen: they name files at random and are not atomic.
 """
 
-import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray.data
 import torch
 
 from mmcsal_core.artifacts import CHUNK_ROWS, Artifact, Manifest, Plan, ShardRange, plan_ranges
@@ -33,14 +31,14 @@ from mmcsal_core.corpus.modality import ModalityConfig
 from mmcsal_core.errors import GateError
 from mmcsal_core.neighbors.vectors import Rows
 from mmcsal_core.schema import GROWN_FROM, ROW, feature_column, hidden_column
-from pipelines.devices import choose_device, settle_arithmetic
+from pipelines.devices import choose_device, limit_threads, settle_arithmetic
 from pipelines.features_config import FeaturesConfig
 from pipelines.growth import EarlierFeatures, EarlierRun, find_known_rows
-from pipelines.shard_decoder import KNOWN, UNKNOWN, decode_batch, read_decoded, read_known, read_range
+from pipelines.shard_decoder import UNKNOWN, DecodedShard, decode_shard
 from pipelines.shard_embedder import ShardEmbedder
-from pipelines.shard_pool import MAX_RESTARTS, describe_shards, drain, map_on_actors
+from pipelines.shard_runs import is_done_here
 from pipelines.stage_names import FEATURES
-from pipelines.stage_run import Resources, StageRun, reserve_memory
+from pipelines.stage_run import Resources, StageProgress, StageRun
 
 STAGE = FEATURES
 
@@ -63,21 +61,33 @@ def load_embedder(decoder: ChunkDecoder, config: FeaturesConfig, resources: Reso
     return ShardEmbedder(decoder, backbones, config.batch_size, STAGE)
 
 
-class _EmbedAndCommit:
-    """What runs in an actor: embeds and publishes the decoded shard of a one-row batch."""
+class FeatureWorker:
+    """Embeds and publishes decoded shards.
+
+    Args:
+        out: where to publish.
+        plan: of the stage.
+        earlier: that vectors of known pairs are taken from.
+        embedder_args: of `load_embedder`.
+    """
 
     def __init__(self, out: Artifact, plan: Plan, earlier: EarlierRun | None, **embedder_args: Any) -> None:
         self._out, self._plan = out, plan
         self._earlier = None if earlier is None else EarlierFeatures(earlier.features)
         self._embedder = load_embedder(**embedder_args)
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        shard, known = read_range(batch), read_known(batch)
-        features, rejects = self._embedder.embed_shard(read_decoded(batch))
+    def publish(self, shard: ShardRange, decoded: DecodedShard, known: Rows | None) -> None:
+        """Embed what was decoded of a shard, and commit the shard.
+
+        Args:
+            shard: n rows.
+            decoded: those of them that are new.
+            known: (n,) as for `decode_shard`.
+        """
+        features, rejects = self._embedder.embed_shard(decoded)
         if self._earlier is not None and known is not None:
             features = _put_back(features, self._earlier, known, shard.start)
         self._out.commit_shard(self._plan, shard, features, rejects)
-        return batch.select(["index"])
 
 
 def extract_features(
@@ -120,7 +130,7 @@ def extract_features(
             if modality.resolved_kind == "vector"
         }
         decoder = ChunkDecoder(modalities, source_options, dims)
-        constructor = {
+        worker_args = {
             "out": run.out,
             "plan": plan,
             "earlier": earlier,
@@ -128,11 +138,14 @@ def extract_features(
             "config": config,
             "resources": run.resources,
         }
-        decoded = decode_on_readers(missing, known, pairs, decoder, run.resources)
-        pool = map_on_actors(
-            decoded, len(missing), _EmbedAndCommit, constructor, run.resources, on_gpu=True, num_reader_cpus=1
-        )
-        drain(pool, run, len(missing))
+        spans = [None if known is None else known[shard.start : shard.stop] for shard in missing]
+        if is_done_here(num_pairs, run.resources, on_gpu=True):
+            _embed_here(missing, spans, pairs, worker_args, run)
+        else:
+            run.open_ray()
+            from pipelines.feature_pools import embed_on_actors  # noqa: PLC0415  slow to load
+
+            embed_on_actors(missing, spans, pairs, worker_args, run)
     properties = {
         "dims": _read_dims(run.out, plan, modalities, feature_column),
         "backbones": {name: modality.resolved_backbone for name, modality in modalities.items()},
@@ -166,23 +179,36 @@ def _put_back(features: pa.Table, earlier: EarlierFeatures, known: Rows, start: 
     return pa.concat_tables([features, taken]).sort_by(ROW).combine_chunks()
 
 
-def decode_on_readers(
-    shards: Sequence[ShardRange], known: Rows | None, pairs: Artifact, decoder: ChunkDecoder, resources: Resources
-) -> ray.data.Dataset:
-    """Decode shards in Ray tasks, one row and one block a shard; arguments as in `decode_shard`."""
-    with warnings.catch_warnings():
-        # Ray 2.60 warns of every option that it passes to the task as it is, and has no other way to bound retries yet.
-        warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
-        spans = {} if known is None else {KNOWN: [known[shard.start : shard.stop].tobytes() for shard in shards]}
-        return describe_shards(shards, spans).map_batches(
-            decode_batch,
-            fn_kwargs={"pairs": pairs, "decoder": decoder, "stage": STAGE},
-            compute=ray.data.TaskPoolStrategy(size=resources.num_readers),
-            batch_size=1,
-            batch_format="pyarrow",
-            max_retries=MAX_RESTARTS,
-            **reserve_memory(resources.memory_per_reader_gb),
-        )
+def _embed_here(
+    shards: Sequence[ShardRange],
+    spans: Sequence[Rows | None],
+    pairs: Artifact,
+    worker_args: Mapping[str, Any],
+    run: StageRun,
+) -> None:
+    """Do the work in this process, while threads decode the next shards; arguments as of `embed_on_actors`."""
+    with limit_threads(run.resources.num_threads), ThreadPoolExecutor(run.resources.num_readers) as readers:
+        worker = FeatureWorker(**worker_args)
+        tasks = [
+            partial(decode_shard, pairs, shard, worker_args["decoder"], STAGE, span)
+            for shard, span in zip(shards, spans, strict=True)
+        ]
+        decoded = _run_ahead(tasks, readers, run.resources.num_readers)
+        for done, (shard, span) in enumerate(zip(shards, spans, strict=True), start=1):
+            worker.publish(shard, next(decoded), span)
+            run.on_progress(StageProgress(STAGE, done, len(shards)))
+
+
+def _run_ahead(
+    tasks: Iterable[Callable[[], DecodedShard]], readers: Executor, num_ahead: int
+) -> Iterator[DecodedShard]:
+    """Yield the results of tasks in their order, and have the next ones run meanwhile."""
+    left = iter(tasks)
+    running = deque(readers.submit(task) for task in islice(left, num_ahead))
+    while running:
+        done = running.popleft().result()
+        running.extend(readers.submit(task) for task in islice(left, 1))
+        yield done
 
 
 def _iter_chunks(pairs: Artifact, num_pairs: int) -> Iterator[pa.Table]:

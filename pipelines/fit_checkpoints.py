@@ -8,7 +8,9 @@ checkpoints/progress.json                    epochs done, pairs a second, second
 
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -76,6 +78,13 @@ class FitProgress(Settings):
     eta_s: float | None = None
 
 
+OnProgress: TypeAlias = Callable[[FitProgress], object]
+
+
+def ignore_progress(_: FitProgress) -> None:
+    """Tell nobody."""
+
+
 def read_progress(store: Store) -> FitProgress | None:
     """Read what was noted last in the folder of checkpoints; None before the first note."""
     if not store.exists(PROGRESS_FILE):
@@ -92,12 +101,14 @@ class FitPace:
         is_first: whether this worker is the first.
         total_epochs: of all fits together.
         total_pairs: that they take, each pair once an epoch.
+        on_progress: told the same.
     """
 
     store: Store
     is_first: bool
     total_epochs: int
     total_pairs: int
+    on_progress: OnProgress = ignore_progress
     done_epochs: int = 0
     done_pairs: int = 0
     measured_pairs: int = 0
@@ -135,4 +146,6 @@ class FitPace:
         """Write how far the fits are."""
         self.noted = time.monotonic()
         if self.is_first:
-            self.store.write_json(PROGRESS_FILE, self.describe().model_dump())
+            progress = self.describe()
+            self.store.write_json(PROGRESS_FILE, progress.model_dump())
+            self.on_progress(progress)

@@ -34,7 +34,7 @@ from mmcsal_core.corpus.sources.tars import TarColumns, index_tar
 from mmcsal_core.errors import DataError, GateError
 from mmcsal_core.storage import Store
 from pipelines.ingest_config import INDEX, IngestConfig
-from pipelines.shard_pool import run_shards
+from pipelines.shard_runs import run_shards
 from pipelines.stage_names import INGEST
 from pipelines.stage_run import StageRun
 
@@ -138,7 +138,7 @@ def ingest_pairs(
         reader = PairReader(staged, modalities, source_options, with_bytes=config.store == "bytes")
         duplicates = _find_duplicates(reader, plan, run)
         arguments = {"reader": reader, "duplicates": duplicates, "out": run.out, "plan": plan}
-        run_shards(missing, PairWorker, arguments, run, whole=plan)
+        run_shards(missing, PairWorker, arguments, run, num_rows=listing.num_pairs)
     _check_any_left(source, run.out.read_records(plan))
     run.out.store.remove(_IDS)
     run.out.store.remove(_LISTING)
@@ -164,7 +164,7 @@ def _list_and_index(
     archives = [ShardRange(index=i, start=0, stop=1) for i in range(len(missing))]
     columns = find_tar_columns(source, modalities)
     arguments = {"names": missing, "columns": columns, "options": options, "index": index}
-    run_shards(archives, TarIndexer, arguments, _rename_progress(run, "archives"))
+    run_shards(archives, TarIndexer, arguments, _rename_progress(run, "archives"), num_rows=len(archives))
     listing = list_source(source, modalities, options, index)
     if listing.is_estimated:
         raise DataError(f"source {source.url} changed while its archives were read; run again once it is whole")

@@ -33,7 +33,7 @@ from mmcsal_core.neighbors.suspicion import Witnesses, measure_witnesses
 from mmcsal_core.neighbors.vectors import Rows, Vectors
 from mmcsal_core.schema import PAIR_ID, backbone_space, embedding_column, neighbor_schema, relation_name
 from mmcsal_core.vector_columns import stack_vectors
-from pipelines.shard_pool import run_shards
+from pipelines.shard_runs import run_shards
 from pipelines.stage_names import NEIGHBORS
 from pipelines.stage_run import StageProgress, StageRun
 
@@ -167,7 +167,7 @@ def find_neighbors(
         "num_neighbors": config.num_neighbors,
         "num_threads": max(1, int(run.resources.cpus_per_actor)),
     }
-    run_shards(run.out.missing_shards(plan), NeighborWorker, arguments, run, whole=plan)
+    run_shards(run.out.missing_shards(plan), NeighborWorker, arguments, run, num_rows=plan.shards[-1].stop)
     files = [publish_suspicion(run.out, plan, indexes.store.read_table(INDEX_IDS)[PAIR_ID], encoder)]
     properties = {"pool": num_pairs, "num_neighbors": min(config.num_neighbors, num_pairs - 1)}
     return run.finish(plan, files=files, properties=properties)

@@ -26,37 +26,16 @@ from scipy import sparse
 from mmcsal_core.neighbors.vectors import Floats, Rows
 from mmcsal_core.selection.engine.cover import CoverShard
 from mmcsal_core.selection.engine.cover_objective import Cover
-from mmcsal_core.selection.engine.engines import Engine, LocalEngine, describe_cover_shard, split_rows
+from mmcsal_core.selection.engine.engines import describe_cover_shard, split_rows
 from mmcsal_core.selection.engine.k_center import KCenterShard
 from mmcsal_core.selection.engine.local_shards import Shard, fetch_parts
 from mmcsal_core.selection.engine.proposals import Proposal, merge_proposals, share_rows
 from mmcsal_core.selection.engine.screening import Screening
-from pipelines.devices import choose_device
+from pipelines.devices import find_multiplier
 from pipelines.shard_actors import OpenShard, Session, ShardActors, is_connected
-from pipelines.stage_run import Resources
 
 _DEATHS = (RayActorError, ObjectLostError, OutOfMemoryError)
 """The actor died, or its node did with an answer on it, or the node's memory ran out."""
-
-
-def choose_engine(resources: Resources) -> Engine:
-    """Return the engine on actors where any are asked for, else that of this process."""
-    screening = resources.selection_screening
-    if resources.selection_actors == 0:
-        return LocalEngine(screening=screening, device=_find_multiplier(resources.gpus_per_actor))
-    return RayEngine(
-        resources.selection_actors,
-        num_cpus=min(1.0, resources.cpus_per_actor),
-        screening=screening,
-        num_gpus=resources.selection_gpus,
-        memory_gb=resources.selection_memory_gb,
-    )
-
-
-def _find_multiplier(num_gpus: float) -> str | None:
-    """Return the device on which this process multiplies, None for numpy."""
-    device = choose_device(num_gpus)
-    return None if device == "cpu" else device
 
 
 class RayEngine:
@@ -114,7 +93,7 @@ def _open_k_center_shard(
     num_gpus: float,
 ) -> KCenterShard:
     """Open a shard where it will stay: the device is that of the actor's node."""
-    return KCenterShard(vectors, first_row, closed, costs, screening=screening, device=_find_multiplier(num_gpus))
+    return KCenterShard(vectors, first_row, closed, costs, screening=screening, device=find_multiplier(num_gpus))
 
 
 class RayShards:

@@ -1,9 +1,6 @@
-"""Run a stage's missing shards through Ray Data, one row a shard: a shard is the unit of work, retry and resume.
+"""Pools of actors through Ray Data, one row a shard: a shard is the unit of work, retry and resume.
 
-A worker is a class whose constructor loads what it needs once and whose `run_shard(shard)` publishes one shard itself.
 The rows that travel through Ray are descriptors and counts, never pairs.
-
-Where one actor would work on few pairs, the driver does: starting an actor takes three seconds, the work less.
 
 A pool of actors starts with as many as the nodes have room for, and grows to the number that was asked for as nodes
 join. One that asked for all of them at once would take the last core on a small cluster, and wait for readers that wait
@@ -13,32 +10,22 @@ for a core.
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import ray
 import ray.data
 
-from mmcsal_core.artifacts import Plan, ShardRange
-from pipelines.devices import limit_threads
+from mmcsal_core.artifacts import ShardRange
+from pipelines.shard_runs import ShardWorker
 from pipelines.stage_run import Resources, StageProgress, StageRun, reserve_memory
 
 MAX_RESTARTS = 3
 """Restarts of a crashed actor, and attempts at a task, before the stage fails; Ray's own default is for ever."""
 
-MAX_ROWS_HERE = 4096
-"""Largest pool that the driver works on itself where one actor is asked for."""
-
 _ROUNDING = 1e-9
 
 _log = logging.getLogger(__name__)
-
-
-class ShardWorker(Protocol):
-    """What runs in an actor: publishes the shards that it is given."""
-
-    def run_shard(self, shard: ShardRange) -> None:
-        """Compute and commit one shard."""
 
 
 class _BatchAdapter:
@@ -51,6 +38,20 @@ class _BatchAdapter:
         for row in batch.to_pylist():
             self._worker.run_shard(ShardRange(**row))
         return batch.select(["index"])
+
+
+def run_on_actors(
+    shards: Sequence[ShardRange],
+    worker_class: type[ShardWorker],
+    worker_args: Mapping[str, Any],
+    run: StageRun,
+    *,
+    on_gpu: bool,
+) -> None:
+    """Run shards on a pool of actors and wait for all of them; arguments and errors as of `run_shards`."""
+    constructor = {"worker_class": worker_class, "worker_args": dict(worker_args)}
+    dataset, total = describe_shards(shards), len(shards)
+    drain(map_on_actors(dataset, total, _BatchAdapter, constructor, run.resources, on_gpu=on_gpu), run, total)
 
 
 def map_on_actors(
@@ -133,48 +134,6 @@ def describe_shards(shards: Sequence[ShardRange], known: Mapping[str, Sequence[A
     context.raise_original_map_exception = True
     with ray.data.DataContext.current(context):
         return ray.data.from_items(rows, override_num_blocks=len(rows))
-
-
-def run_shards(
-    shards: Sequence[ShardRange],
-    worker_class: type[ShardWorker],
-    worker_args: Mapping[str, Any],
-    run: StageRun,
-    *,
-    on_gpu: bool = False,
-    whole: Plan | None = None,
-) -> None:
-    """Run `shards` on a pool of actors and wait for all of them; without shards, do nothing.
-
-    Args:
-        shards: that are missing.
-        worker_class: of the workers.
-        worker_args: of their constructor.
-        run: of the stage.
-        on_gpu: actors take the configured share of a GPU.
-        whole: all shards of the pool; where these are at most `MAX_ROWS_HERE` rows, and one actor without a GPU would
-            do the work, the driver does it.
-
-    Raises:
-        ray.exceptions.RayError: a worker failed for good. Shards that were committed stay.
-    """
-    if not shards:
-        return
-    if whole is not None and _fits_here(whole, run.resources, on_gpu):
-        with limit_threads(run.resources.num_threads):
-            worker = worker_class(**worker_args)
-            for done, shard in enumerate(shards, start=1):
-                worker.run_shard(shard)
-                run.on_progress(StageProgress(run.out.stage, done, len(shards)))
-        return
-    constructor = {"worker_class": worker_class, "worker_args": dict(worker_args)}
-    dataset, total = describe_shards(shards), len(shards)
-    drain(map_on_actors(dataset, total, _BatchAdapter, constructor, run.resources, on_gpu=on_gpu), run, total)
-
-
-def _fits_here(whole: Plan, resources: Resources, on_gpu: bool) -> bool:
-    is_small = resources.num_actors == 1 and whole.shards[-1].stop <= MAX_ROWS_HERE
-    return is_small and not (on_gpu and resources.gpus_per_actor)
 
 
 def drain(dataset: ray.data.Dataset, run: StageRun, total: int) -> None:

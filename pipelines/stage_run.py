@@ -25,8 +25,8 @@ class Resources(Settings):
     num_actors: int = Field(
         1,
         ge=1,
-        description="workers that hold a backbone, an encoder or an index; where it is 1, the driver itself ingests, "
-        "embeds and searches pools of up to 4096 pairs",
+        description="workers that hold a backbone, an encoder or an index; where it is 1 and there is no GPU, the job "
+        "does all of it itself on pools of up to 4096 pairs, without Ray",
     )
     cpus_per_actor: float = Field(1.0, gt=0, description="CPU cores a worker; also its threads, at least one")
     gpus_per_actor: float = Field(0.0, ge=0, description="GPUs a worker; 0 computes on the CPU")
@@ -92,6 +92,7 @@ class StageRun:
         max_reject_fraction: largest share of rows that the stage may reject.
         on_progress: called now and then.
         before_success: called just before `out` counts as finished.
+        open_ray: called before the stage uses Ray; does nothing where Ray runs already.
     """
 
     out: Artifact
@@ -100,6 +101,7 @@ class StageRun:
     max_reject_fraction: float = 1.0
     on_progress: Callable[[StageProgress], None] = ignore_progress
     before_success: Callable[[], object] = lambda: None
+    open_ray: Callable[[], object] = lambda: None
 
     def finish(
         self,

@@ -1,17 +1,14 @@
 """The train stage: features/ in, encoder/ out: the fitted encoder, its metrics, and each pair's out-of-fold alignment.
 
-A worker alone is a Ray task; several are a group of Ray Train. Either is started again after a crash. The maths of an
-epoch is `EncoderFit`, the same as in process. Every worker maps all features, sorted by `pair_id`, from a scratch file,
+Few pairs are fitted by the driver, more by workers on Ray (`pipelines.train_on_ray`). The maths of an epoch is
+`EncoderFit`, the same as in process. Every worker maps all features, sorted by `pair_id`, from a scratch file,
 and takes its slice of each batch. After each epoch the first worker publishes a checkpoint beside the encoder, from
 which a new attempt or a new run goes on; the checkpoints are deleted before the artifact is finished.
 
 Feeding the workers through Ray Data was not chosen: its blocks come in no fixed order.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
-
-import ray
 
 from mmcsal_core.artifacts import Artifact, Manifest
 from mmcsal_core.corpus.modality import ModalityConfig
@@ -21,19 +18,15 @@ from mmcsal_core.encoder.out_of_fold import check_fold_sizes, has_folds
 from mmcsal_core.encoder.training_set import check_counts, check_sizes
 from mmcsal_core.schema import GROWN_FROM, OUT_OF_FOLD_FILE
 from mmcsal_core.storage import FileRecord, Store, hash_bytes
-from pipelines.devices import choose_device
+from pipelines.devices import limit_threads
 from pipelines.fit_checkpoints import CHECKPOINTS, FitProgress, read_progress
 from pipelines.growth import EarlierRun, copy_encoder
-from pipelines.shard_pool import MAX_RESTARTS, count_room
+from pipelines.shard_runs import is_done_here
 from pipelines.stage_names import TRAIN
 from pipelines.stage_run import StageProgress, StageRun
 from pipelines.train_worker import METRICS_FILE, TrainTask, train_on_device
 
 STAGE = TRAIN
-
-_log = logging.getLogger(__name__)
-
-POLL_INTERVAL_S = 0.5
 
 
 def train_encoder(
@@ -70,8 +63,7 @@ def train_encoder(
         check_fold_sizes(num_pairs, config, run.resources.train_workers)
     plan = run.out.begin(run.fingerprint, list)
     task = TrainTask(features, run.out, plan, tuple(modalities), seed, config, run.resources, finetuned or {})
-    warn_of_shortage(task)
-    _fit_with_progress(task, run)
+    _fit(task, num_pairs, run)
     store = run.out.store
     store.remove(CHECKPOINTS)
     names = [WEIGHTS_FILE, CARD_FILE, METRICS_FILE, *([OUT_OF_FOLD_FILE] if is_scored else [])]
@@ -111,46 +103,20 @@ def _record_file(store: Store, name: str) -> FileRecord:
     return FileRecord(name=name, num_bytes=len(data), sha256=hash_bytes(data))
 
 
-def warn_of_shortage(task: TrainTask) -> None:
-    """Say so where the nodes have no room for all workers: Ray waits for it without a word."""
-    room = count_room(task.list_needs(), [node["Resources"] for node in ray.nodes() if node["Alive"]])
-    if room < task.resources.train_workers:
-        _log.warning(
-            "training waits for room: %d workers are asked for, and the nodes have room for %d; add nodes, or lower "
-            "resources.train_workers, cpus_per_actor, gpus_per_actor or memory_per_actor_gb",
-            task.resources.train_workers,
-            room,
-        )
+def _fit(task: TrainTask, num_pairs: int, run: StageRun) -> None:
+    """Fit where it is to be, then report all epochs as done."""
+    resources = run.resources
+    if resources.train_workers == 1 and is_done_here(num_pairs, resources, on_gpu=True):
+        with limit_threads(resources.num_threads):
+            train_on_device(task, "cpu", lambda progress: run.on_progress(describe_progress(progress)))
+    else:
+        run.open_ray()
+        from pipelines.train_on_ray import fit_on_ray  # noqa: PLC0415  slow to load
 
-
-def _fit_with_progress(task: TrainTask, run: StageRun) -> None:
-    pending = [_start_fit(task)]
-    checkpoints = task.out.store.child(CHECKPOINTS)
-    last: FitProgress | None = None
-    while pending:
-        finished, pending = ray.wait(pending, timeout=POLL_INTERVAL_S)
-        progress = read_progress(checkpoints)
-        if progress not in (None, last):
-            last = progress
-            run.on_progress(describe_progress(progress))
-    ray.get(finished)
+        fit_on_ray(task, lambda progress: run.on_progress(describe_progress(progress)))
+    last = read_progress(task.out.store.child(CHECKPOINTS))
     total = last.total_epochs if last else task.config.epochs
     run.on_progress(StageProgress(STAGE, total, total, "epochs"))
-
-
-def _start_fit(task: TrainTask) -> ray.ObjectRef[None]:
-    """Start the workers. One alone needs nobody to watch it but Ray: a group of one would be six processes."""
-    if task.resources.train_workers > 1:
-        from pipelines.train_group import fit_on_group  # noqa: PLC0415  Ray Train is slow to load
-
-        return ray.remote(num_cpus=0, max_retries=0)(fit_on_group).remote(task)
-    needs = task.list_needs()
-    options = {"num_cpus": needs["CPU"], "num_gpus": needs.get("GPU", 0), "memory": needs.get("memory")}
-    return ray.remote(max_retries=MAX_RESTARTS, max_calls=1, **options)(_fit_alone).remote(task)
-
-
-def _fit_alone(task: TrainTask) -> None:
-    train_on_device(task, choose_device(task.resources.gpus_per_actor))
 
 
 def describe_progress(progress: FitProgress) -> StageProgress:

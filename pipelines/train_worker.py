@@ -37,6 +37,8 @@ from pipelines.feature_spool import FeatureSpool, check_pretrained, spool_featur
 from pipelines.fit_checkpoints import (
     CHECKPOINTS,
     FitPace,
+    OnProgress,
+    ignore_progress,
     publish_checkpoint,
     publish_scores,
     read_scores,
@@ -72,8 +74,8 @@ class TrainTask:
         return {"CPU": self.resources.cpus_per_actor, **gpus, **reserve_memory(self.resources.memory_per_actor_gb)}
 
 
-def train_on_device(task: TrainTask, device: str) -> None:
-    """Run the whole training as one of its workers, which computes on `device`."""
+def train_on_device(task: TrainTask, device: str, on_progress: OnProgress = ignore_progress) -> None:
+    """Run the whole training as one of its workers, which computes on `device`, and tells how far it is."""
     torch.set_num_threads(task.resources.num_threads)
     faiss.omp_set_num_threads(task.resources.num_threads)
     settle_arithmetic()
@@ -81,7 +83,7 @@ def train_on_device(task: TrainTask, device: str) -> None:
     blocks = {name: load_split_backbone(modality).make_last_block() for name, modality in task.finetuned.items()}
     for name, block in blocks.items():
         check_pretrained(task.features, name, block)
-    TrainWorker(task, spool, device, Workers.current(), blocks).train()
+    TrainWorker(task, spool, device, Workers.current(), blocks, on_progress).train()
 
 
 class TrainWorker:
@@ -93,6 +95,7 @@ class TrainWorker:
         device: where to compute.
         workers: this worker's place.
         blocks: pretrained last blocks, by modality.
+        on_progress: told how far all fits are, now and then.
     """
 
     def __init__(
@@ -102,9 +105,10 @@ class TrainWorker:
         device: str,
         workers: Workers,
         blocks: Mapping[str, LastBlock] | None = None,
+        on_progress: OnProgress = ignore_progress,
     ) -> None:
         self._task, self._spool, self._device, self._workers = task, spool, device, workers
-        self._blocks = blocks
+        self._blocks, self._on_progress = blocks, on_progress
         self._is_first = workers.rank == 0
         self._checkpoints = task.out.store.child(CHECKPOINTS)
         self._config, self._num_pairs = task.config, len(spool.pair_ids)
@@ -142,6 +146,7 @@ class TrainWorker:
             self._is_first,
             total_epochs=sum(epochs for epochs, _ in work),
             total_pairs=sum(epochs * pairs for epochs, pairs in work),
+            on_progress=self._on_progress,
         )
 
     def _score_folds(self, folds: list[Rows]) -> Vectors | None:

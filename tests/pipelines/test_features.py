@@ -166,11 +166,15 @@ def test_batch_size_divides_a_chunk() -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_extract_features_publishes_and_resumes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("num_actors", "num_readers", "is_here"), [(1, 1, True), (1, 2, True), (2, 1, False)])
+def test_extract_features_publishes_and_resumes(
+    tmp_path: Path, num_actors: int, num_readers: int, is_here: bool
+) -> None:
     torch.set_num_threads(1)
-    pairs, seen = publish_pairs(tmp_path), list[StageProgress]()
+    pairs, seen, opened = publish_pairs(tmp_path), list[StageProgress](), list[str]()
     out = Artifact(Store(str(tmp_path)), "features", "features")
-    run = StageRun(out=out, fingerprint="f", resources=Resources(rows_per_shard=256), on_progress=seen.append)
+    resources = Resources(rows_per_shard=256, num_actors=num_actors, num_readers=num_readers, cpus_per_actor=0.5)
+    run = StageRun(out, "f", resources, on_progress=seen.append, open_ray=lambda: opened.append("Ray"))
     inputs: dict[str, Any] = {"pairs": pairs, "modalities": MODALITIES, "source_options": {}}
     manifest = extract_features(**inputs, config=FeaturesConfig(), run=run)
     assert (manifest.pairs_in, manifest.pairs_out, manifest.pairs_rejected) == (NUM_PAIRS, NUM_PAIRS - 3, 3)
@@ -178,6 +182,7 @@ def test_extract_features_publishes_and_resumes(tmp_path: Path) -> None:
     assert manifest.properties["dims"] == {"image": 1280, "text": 256}
     assert manifest.properties["backbones"] == {"image": "efficientnet-lite0", "text": "wordllama"}
     assert [(step.done, step.total) for step in seen] == [(1, 2), (2, 2)]
+    assert opened == ([] if is_here else ["Ray"])
     assert out.read_table().equals(embed_bare(pairs, 512, FeaturesConfig())[0])
     first = {name: out.store.read_bytes(name) for name in out.store.list_files() if name.startswith("data/")}
 

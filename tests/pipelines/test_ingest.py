@@ -321,7 +321,9 @@ def test_stage_publishes_and_resumes_through_ray(
     expected, rejects = _publish(_reader(source, CONTENT, tmp_path / "s"), tmp_path / "bare")
     monkeypatch.setattr(ingest, "MAX_DRIVER_PAIRS", 0)
     told: list[StageProgress] = []
-    run = _stage_run(tmp_path / "run", on_progress=told.append)
+    resources, opened = Resources(rows_per_shard=256, num_actors=2, cpus_per_actor=0.5), list[str]()
+    out = Artifact(Store(str(tmp_path / "run")), "pairs", STAGE)
+    run = StageRun(out, "f", resources, on_progress=told.append, open_ray=lambda: opened.append("Ray"))
 
     def publish() -> None:
         manifest = ingest_pairs(source=source, source_options={}, modalities=modalities, config=IngestConfig(), run=run)
@@ -331,6 +333,7 @@ def test_stage_publishes_and_resumes_through_ray(
 
     publish()
     assert {progress.unit for progress in told} == {"shards of ids", "shards"}
+    assert opened == ["Ray", "Ray"]
     run.out.store.remove("_SUCCESS")
     monkeypatch.setattr(ingest, "MAX_DRIVER_PAIRS", 1_000_000)
     markers = [name for name in run.out.store.list_files() if name.startswith("_shards/")]

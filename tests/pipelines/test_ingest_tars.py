@@ -63,7 +63,8 @@ def test_every_sample_is_a_pair(tmp_path: Path, with_bytes: bool) -> None:
     _check_corpus(pairs)
 
 
-def test_the_stage_indexes_every_archive_once(ray_session: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_actors", [1, 2])
+def test_the_stage_indexes_every_archive_once(ray_session: None, tmp_path: Path, num_actors: int) -> None:
     _write_corpus(tmp_path / "source")
     source, modalities = (
         _source(tmp_path / "source", metadata_columns=("stem", "width")),
@@ -72,7 +73,7 @@ def test_the_stage_indexes_every_archive_once(ray_session: None, tmp_path: Path)
     out, told = Artifact(Store(str(tmp_path / "run")), "pairs", STAGE), list[StageProgress]()
 
     def ingest(fingerprint: str, out: Artifact = out, earlier: Store | None = None) -> pa.Table:
-        run = StageRun(out, fingerprint, Resources(rows_per_shard=256), on_progress=told.append)
+        run = StageRun(out, fingerprint, Resources(rows_per_shard=256, num_actors=num_actors), on_progress=told.append)
         ingest_pairs(
             source=source,
             source_options={},

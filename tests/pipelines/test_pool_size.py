@@ -10,9 +10,10 @@ from threadpoolctl import threadpool_info
 from mmcsal_core.artifacts import Artifact, Plan, ShardRange, plan_ranges
 from mmcsal_core.encoder import EncoderConfig
 from mmcsal_core.storage import Store
-from pipelines.shard_pool import MAX_ROWS_HERE, count_room, describe_shards, map_on_actors, run_shards
+from pipelines.shard_pool import count_room, describe_shards, map_on_actors
+from pipelines.shard_runs import MAX_ROWS_HERE, run_shards
 from pipelines.stage_run import Resources, StageProgress, StageRun
-from pipelines.train import warn_of_shortage
+from pipelines.train_on_ray import warn_of_shortage
 from pipelines.train_worker import TrainTask
 
 
@@ -82,7 +83,7 @@ def test_the_driver_does_what_one_actor_would_do_on_few_pairs(
     resources, told = Resources(num_actors=num_actors, cpus_per_actor=0.5), list[StageProgress]()
     run = StageRun(Artifact(Store(str(tmp_path)), "out", "embed"), "f", resources, on_progress=told.append)
     torch.set_num_threads(2)
-    run_shards(plan.shards, Teller, {"told": Store(str(tmp_path))}, run, on_gpu=True, whole=plan)
+    run_shards(plan.shards, Teller, {"told": Store(str(tmp_path))}, run, on_gpu=True, num_rows=num_rows)
     assert torch.get_num_threads() == 2
     found = [Store(str(tmp_path)).read_json(f"{shard.index}.json") for shard in plan.shards]
     assert len(found) == 2
@@ -95,7 +96,7 @@ def test_a_gpu_is_asked_of_an_actor_however_few_the_pairs(ray_session: None, tmp
     plan, told = Plan(stage="embed", fingerprint="f", shards=tuple(plan_ranges(256, 256))), Store(str(tmp_path))
     resources = Resources(cpus_per_actor=0.5, gpus_per_actor=0.5)
     run = StageRun(Artifact(told, "out", "embed"), "f", resources)
-    run_shards(plan.shards, Teller, {"told": told}, run, on_gpu=True, whole=plan)
+    run_shards(plan.shards, Teller, {"told": told}, run, on_gpu=True, num_rows=256)
     assert told.read_json("0.json")["process"] != os.getpid()
-    run_shards(plan.shards, Teller, {"told": told}, run, whole=plan)
+    run_shards(plan.shards, Teller, {"told": told}, run, num_rows=256)
     assert told.read_json("0.json")["process"] == os.getpid()

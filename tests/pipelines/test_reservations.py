@@ -9,9 +9,10 @@ import ray
 from mmcsal_core.artifacts import Artifact, ShardRange, plan_ranges
 from mmcsal_core.corpus.decode_chunk import ChunkDecoder
 from mmcsal_core.storage import Store
-from pipelines.features import decode_on_readers
-from pipelines.selection_engine import RayEngine, choose_engine
-from pipelines.shard_pool import run_shards
+from pipelines.coreset import choose_engine
+from pipelines.feature_pools import decode_on_readers
+from pipelines.selection_engine import RayEngine
+from pipelines.shard_runs import run_shards
 from pipelines.stage_run import Resources, StageRun, reserve_memory
 from tests.pipelines.pair_artifacts import publish
 
@@ -55,7 +56,7 @@ def test_memory_is_reserved_for_a_reader(ray_session: None, tmp_path: Path) -> N
     pairs = Artifact(Store(str(tmp_path)), "pairs", "ingest")
     publish(pairs, pa.table({"pair_id": ["a"]}))
     with pytest.raises(Exception, match=f"memory {GIB // 4}"):
-        decode_on_readers(plan_ranges(1, 1), None, pairs, TellingDecoder({}), RESOURCES).materialize()
+        decode_on_readers(plan_ranges(1, 1), [None], pairs, TellingDecoder({}), RESOURCES).materialize()
 
 
 def test_memory_is_reserved_for_a_selection_actor(ray_session: None) -> None:

@@ -10,7 +10,8 @@ from ray import cloudpickle
 from mmcsal_core.selection.engine.engines import LocalEngine
 from mmcsal_core.selection.engine.screening import PrefixScreen
 from mmcsal_core.selection.k_center import select_k_center
-from pipelines.selection_engine import RayEngine, choose_engine
+from pipelines.coreset import choose_engine
+from pipelines.selection_engine import RayEngine
 from pipelines.stage_run import Resources
 from tests.pipelines.pool_selections import POOL, ListLog, ask, check_same, select, select_plainly, start_engine
 

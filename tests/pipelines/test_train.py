@@ -82,10 +82,14 @@ def publish_features(root: Path, num_pairs: int = 300) -> Artifact:
     return artifact
 
 
-def make_run(root: Path, num_workers: int = 1, seen: list[StageProgress] | None = None) -> StageRun:
+def make_run(
+    root: Path, num_workers: int = 1, seen: list[StageProgress] | None = None, num_actors: int = 2
+) -> StageRun:
+    """Make a run on Ray; with one actor the driver itself trains on so few pairs."""
     out = Artifact(Store(str(root)), "encoder", train.STAGE)
     report = (lambda _: None) if seen is None else seen.append
-    return StageRun(out, "fit", Resources(train_workers=num_workers), on_progress=report)
+    resources = Resources(train_workers=num_workers, num_actors=num_actors)
+    return StageRun(out, "fit", resources, on_progress=report)
 
 
 def read_features(features: Artifact) -> dict[str, Vectors]:
@@ -140,11 +144,13 @@ def test_the_pace_counts_what_an_earlier_attempt_did_and_measures_this_one(tmp_p
     assert read_progress(other.store) is None
 
 
+@pytest.mark.parametrize("num_actors", [1, 2])
 def test_a_stage_resumed_from_a_checkpoint_publishes_the_bytes_of_the_in_process_fit(
-    tmp_path: Path, ray_session: None
+    tmp_path: Path, ray_session: None, num_actors: int
 ) -> None:
-    features, seen = publish_features(tmp_path), list[StageProgress]()
-    run = make_run(tmp_path, seen=seen)
+    features, seen, opened = publish_features(tmp_path), list[StageProgress](), list[str]()
+    run = make_run(tmp_path, seen=seen, num_actors=num_actors)
+    run = replace(run, open_ray=lambda: opened.append("Ray"))
     run.out.begin(run.fingerprint, list)
     leave_an_interrupted_training(spool_features(features, NAMES), run.out.store.child(CHECKPOINTS))
     manifest = train.train_encoder(features=features, modalities=NAMES, seed=1, config=CONFIG, run=run)
@@ -171,6 +177,7 @@ def test_a_stage_resumed_from_a_checkpoint_publishes_the_bytes_of_the_in_process
     assert {(progress.unit, progress.total) for progress in seen} == {("epochs", 4 + 3 * 3)}
     assert [progress.done for progress in seen] == sorted(progress.done for progress in seen)
     assert seen[-1].done == 13
+    assert opened == ["Ray"] * (num_actors - 1)
     assert any(progress.pairs_per_second and progress.eta_s is not None for progress in seen)
 
 
@@ -207,8 +214,9 @@ def test_a_worker_that_is_killed_goes_on_from_its_checkpoint(tmp_path: Path, ray
     assert {name: run.out.store.read_bytes(name) for name in whole} == whole
 
 
-def test_what_a_worker_raises_on_purpose_is_told_at_once(tmp_path: Path, ray_session: None) -> None:
-    run = make_run(tmp_path)
+@pytest.mark.parametrize("num_actors", [1, 2])
+def test_what_a_worker_raises_on_purpose_is_told_at_once(tmp_path: Path, ray_session: None, num_actors: int) -> None:
+    run = make_run(tmp_path, num_actors=num_actors)
     run.out.begin(run.fingerprint, list)
     run.out.store.child(CHECKPOINTS, "fold-00").write_bytes("epoch-0001.safetensors", b"damaged")
     with pytest.raises(ArtifactError, match="checkpoint") as caught:

@@ -1,0 +1,65 @@
+"""Run a stage's missing shards: on a pool of actors, or in the driver where one actor would work on few pairs.
+
+A worker is a class whose constructor loads what it needs once and whose `run_shard(shard)` publishes one shard itself.
+Starting an actor takes three seconds and Ray itself five, the work on a small pool less. So a stage imports Ray, and
+asks for it to be started, only where it uses it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from mmcsal_core.artifacts import ShardRange
+from pipelines.devices import limit_threads
+from pipelines.stage_run import Resources, StageProgress, StageRun
+
+MAX_ROWS_HERE = 4096
+"""Largest pool that the driver works on itself where one actor is asked for."""
+
+
+class ShardWorker(Protocol):
+    """What runs in an actor: publishes the shards that it is given."""
+
+    def run_shard(self, shard: ShardRange) -> None:
+        """Compute and commit one shard."""
+
+
+def run_shards(
+    shards: Sequence[ShardRange],
+    worker_class: type[ShardWorker],
+    worker_args: Mapping[str, Any],
+    run: StageRun,
+    *,
+    on_gpu: bool = False,
+    num_rows: int | None = None,
+) -> None:
+    """Run `shards` and wait for all of them; without shards, do nothing.
+
+    Args:
+        shards: that are missing.
+        worker_class: of the workers.
+        worker_args: of their constructor.
+        run: of the stage.
+        on_gpu: actors take the configured share of a GPU.
+        num_rows: of all shards, where the driver may do the work itself if they are few.
+
+    Raises:
+        ray.exceptions.RayError: a worker failed for good. Shards that were committed stay.
+    """
+    if not shards:
+        return
+    if num_rows is not None and is_done_here(num_rows, run.resources, on_gpu=on_gpu):
+        with limit_threads(run.resources.num_threads):
+            worker = worker_class(**worker_args)
+            for done, shard in enumerate(shards, start=1):
+                worker.run_shard(shard)
+                run.on_progress(StageProgress(run.out.stage, done, len(shards)))
+        return
+    run.open_ray()
+    from pipelines.shard_pool import run_on_actors  # noqa: PLC0415  slow to load
+
+    run_on_actors(shards, worker_class, worker_args, run, on_gpu=on_gpu)
+
+
+def is_done_here(num_rows: int, resources: Resources, *, on_gpu: bool) -> bool:
+    """Say whether the driver does the work itself: on few pairs, where one actor without a GPU would do it."""
+    return resources.num_actors == 1 and num_rows <= MAX_ROWS_HERE and not (on_gpu and resources.gpus_per_actor)
