@@ -8,12 +8,15 @@ import logging
 import math
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 
 from jobs.config import RayConfig
 from pipelines.stage_run import Resources
+
+CONNECT_TIMEOUT_S = 10.0
 
 _ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # ours are drawn by jobs.progress
@@ -59,6 +62,8 @@ def connect_ray(config: RayConfig, resources: Resources) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    if config.address is not None:
+        check_address(config.address)
     on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(**_init_arguments(config, resources))
     signal.signal(signal.SIGTERM, on_sigterm)
@@ -66,6 +71,24 @@ def connect_ray(config: RayConfig, resources: Resources) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def check_address(address: str) -> None:
+    """Try to reach a cluster's `host:port`; Ray itself tries for a quarter of an hour, without a word.
+
+    Raises:
+        ConnectionError: nobody listens there.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return  # `auto` and the like, which Ray looks up on this machine
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ConnectionError(
+            f"ray.address must be that of a Ray cluster that answers, got {address!r} ({error}); start the cluster, "
+            "correct the address, or leave it out to run on this machine"
+        ) from error
 
 
 def _init_arguments(config: RayConfig, resources: Resources) -> dict[str, object]:

@@ -1,10 +1,14 @@
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
-from jobs.cluster import _init_arguments
+import pytest
+
+from jobs.cluster import _init_arguments, check_address
 from jobs.config import RayConfig
+from jobs.exit_codes import ExitCode, classify_error
 from pipelines.stage_run import Resources
 
 
@@ -18,6 +22,19 @@ def test_a_cluster_that_is_joined_is_left_as_it_is() -> None:
     joined = _init_arguments(RayConfig(address="auto"), Resources())
     assert joined["address"] == "auto"
     assert not {"include_dashboard", "num_cpus", "num_gpus"} & set(joined)
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_cluster_that_does_not_answer_is_named_at_once(scheme: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"{scheme}127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ConnectionError, match=f"a Ray cluster that answers, got '{address}' .*refused") as caught:
+            check_address(address)
+        taken.listen()
+        check_address(address)
+    assert classify_error(caught.value) == ExitCode.INFRASTRUCTURE
+    check_address("auto")
 
 
 def test_what_has_no_room_in_memory_lies_in_the_spill_folder(tmp_path: Path) -> None:
