@@ -32,9 +32,8 @@ _QUIET = {
 @contextmanager
 def open_ray_once(config: RayConfig, resources: Resources) -> Iterator[Callable[[], None]]:
     """Give the block a function that connects to Ray when it is first called, for the rest of the block."""
-    os.environ.setdefault(
-        "RAY_ENABLE_AUTO_CONNECT", "0"
-    )  # a stage that forgets to call it must fail, not start another
+    # a stage that forgets to call it must fail, not start a Ray of other settings
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     with ExitStack() as stack:
 
         @cache
