@@ -32,6 +32,8 @@ STAGE_OF = {
     "report": "report",
 }
 FOLDERS = tuple(STAGE_OF)
+ON_RAY = {"resources": {"rows_per_shard": 256, "num_actors": 2}}
+"""With one actor the driver would do all of it itself."""
 
 
 def is_under_way(run: Path, folder: str) -> bool:
@@ -67,10 +69,11 @@ def test_killed_in_each_stage_it_resumes_to_the_same_bytes(
 ) -> None:
     reference = Path(finished["output"]) / "run_id=t"
     disturbed = write_config(tmp_path / "job.yaml", make_config(dirty_corpus, tmp_path / "out"))
+    on_ray = write_config(tmp_path / "ray.yaml", make_config(dirty_corpus, tmp_path / "out", **ON_RAY))
     run = tmp_path / "out" / "run_id=t"
     met = []
     for folder in FOLDERS:
-        with start_mmcsal("run", disturbed) as process:
+        with start_mmcsal("run", on_ray if folder in ("features", "encoder", "neighbors") else disturbed) as process:
             met.append(kill_within(process, run, folder))
         done = FOLDERS[: FOLDERS.index(folder)]
         assert all((run / name / "_SUCCESS").exists() for name in done)
@@ -128,13 +131,12 @@ def test_killed_while_it_picks_it_goes_on_from_its_log(finished: dict[str, Any],
     assert read_results(run / "selection") == read_results(tmp_path / "undisturbed" / folder / "selection")
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "state"), [(signal.SIGTERM, 143, "interrupted"), (signal.SIGINT, 130, "interrupted")]
-)
+@pytest.mark.parametrize("changes", [{}, ON_RAY], ids=["in the driver", "on Ray"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_run_with_its_code_and_frees_the_lock(
-    dirty_corpus: Path, tmp_path: Path, number: signal.Signals, code: int, state: str
+    dirty_corpus: Path, tmp_path: Path, number: signal.Signals, code: int, changes: dict[str, Any]
 ) -> None:
-    config = write_config(tmp_path / "job.yaml", make_config(dirty_corpus, tmp_path / "out"))
+    config = write_config(tmp_path / "job.yaml", make_config(dirty_corpus, tmp_path / "out", **changes))
     run = tmp_path / "out" / "run_id=t"
     with start_mmcsal("run", config) as process:
         while not (run / "pairs" / "_SUCCESS").exists():
@@ -145,5 +147,5 @@ def test_a_signal_ends_the_run_with_its_code_and_frees_the_lock(
         process.communicate(timeout=60)
     assert process.returncode == code
     status = json.loads((run / "run_status.json").read_text())
-    assert (status["state"], status["exit_code"]) == (state, code)
+    assert (status["state"], status["exit_code"]) == ("interrupted", code)
     assert not (run / "_lock.json").exists()
