@@ -7,7 +7,7 @@ selection is one shard, since a ranking is one sequence.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -63,9 +63,7 @@ def rank_pairs(
     """
     names = list(modalities)
     lists = read_pair_lists(config, source_options) if lists is None else lists
-    if run.resources.selection_actors:
-        run.open_ray()
-    engine = choose_engine(run.resources)  # first: its actors start while the pool is read
+    engine = choose_engine(run.resources, run.open_ray)  # first: its actors start while the pool is read
     everything = read_pool(inputs, names, config)
     chosen = choose_pool(everything, inputs.pairs, modalities, config, lists)
     stored, num_pairs = chosen.stored, everything.pool.num_pairs
@@ -101,11 +99,12 @@ def rank_pairs(
     return manifest
 
 
-def choose_engine(resources: Resources) -> Engine:
-    """Return the engine on actors where any are asked for, else that of this process."""
+def choose_engine(resources: Resources, open_ray: Callable[[], object]) -> Engine:
+    """Return the engine on actors where any are asked for, after `open_ray`, else that of this process."""
     screening = resources.selection_screening
     if resources.selection_actors == 0:
         return LocalEngine(screening=screening, device=find_multiplier(resources.gpus_per_actor))
+    open_ray()
     from pipelines.selection_engine import RayEngine  # noqa: PLC0415  slow to load
 
     return RayEngine(

@@ -68,9 +68,8 @@ class EmbedWorker:
     """
 
     def __init__(self, features: Artifact, encoder: Artifact, out: Artifact, plan: Plan, resources: Resources) -> None:
-        num_threads = max(1, int(resources.cpus_per_actor))
-        torch.set_num_threads(num_threads)
-        faiss.omp_set_num_threads(num_threads)
+        torch.set_num_threads(resources.num_threads)
+        faiss.omp_set_num_threads(resources.num_threads)
         settle_arithmetic()
         self._features, self._out, self._plan = features, out, plan
         self._encoder = read_encoder(encoder.store)

@@ -14,6 +14,7 @@ its vectors may differ from those of a run that starts from nothing.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -45,7 +46,7 @@ STAGE = FEATURES
 
 def load_embedder(decoder: ChunkDecoder, config: FeaturesConfig, resources: Resources) -> ShardEmbedder:
     """Load the configured backbones onto the device that `resources` name."""
-    torch.set_num_threads(max(1, int(resources.cpus_per_actor)))
+    torch.set_num_threads(resources.num_threads)
     settle_arithmetic()
     device = choose_device(resources.gpus_per_actor)
     backbones = {
@@ -61,33 +62,51 @@ def load_embedder(decoder: ChunkDecoder, config: FeaturesConfig, resources: Reso
     return ShardEmbedder(decoder, backbones, config.batch_size, STAGE)
 
 
-class FeatureWorker:
-    """Embeds and publishes decoded shards.
+@dataclass(frozen=True)
+class FeatureTask:
+    """What every worker is told.
 
     Args:
+        pairs: finished.
         out: where to publish.
         plan: of the stage.
-        earlier: that vectors of known pairs are taken from.
-        embedder_args: of `load_embedder`.
+        decoder: of the modalities.
+        config: how features are computed.
+        resources: machines and sizes.
+        earlier: finished, that vectors of known pairs are taken from.
     """
 
-    def __init__(self, out: Artifact, plan: Plan, earlier: EarlierRun | None, **embedder_args: Any) -> None:
-        self._out, self._plan = out, plan
-        self._earlier = None if earlier is None else EarlierFeatures(earlier.features)
-        self._embedder = load_embedder(**embedder_args)
+    pairs: Artifact
+    out: Artifact
+    plan: Plan
+    decoder: ChunkDecoder
+    config: FeaturesConfig
+    resources: Resources
+    earlier: EarlierRun | None = None
 
-    def publish(self, shard: ShardRange, decoded: DecodedShard, known: Rows | None) -> None:
-        """Embed what was decoded of a shard, and commit the shard.
 
-        Args:
-            shard: n rows.
-            decoded: those of them that are new.
-            known: (n,) as for `decode_shard`.
-        """
+@dataclass(frozen=True, eq=False)
+class FeatureShard:
+    """A shard of n rows to work on, and what is known of its pairs: (n,) as for `decode_shard`, None for nothing."""
+
+    rows: ShardRange
+    known: Rows | None
+
+
+class FeatureWorker:
+    """Embeds and publishes decoded shards."""
+
+    def __init__(self, task: FeatureTask) -> None:
+        self._task = task
+        self._earlier = None if task.earlier is None else EarlierFeatures(task.earlier.features)
+        self._embedder = load_embedder(task.decoder, task.config, task.resources)
+
+    def publish(self, shard: FeatureShard, decoded: DecodedShard) -> None:
+        """Embed what was decoded of a shard, its new pairs, and commit the shard."""
         features, rejects = self._embedder.embed_shard(decoded)
-        if self._earlier is not None and known is not None:
-            features = _put_back(features, self._earlier, known, shard.start)
-        self._out.commit_shard(self._plan, shard, features, rejects)
+        if self._earlier is not None and shard.known is not None:
+            features = _put_back(features, self._earlier, shard.known, shard.rows.start)
+        self._task.out.commit_shard(self._task.plan, shard.rows, features, rejects)
 
 
 def extract_features(
@@ -130,22 +149,15 @@ def extract_features(
             if modality.resolved_kind == "vector"
         }
         decoder = ChunkDecoder(modalities, source_options, dims)
-        worker_args = {
-            "out": run.out,
-            "plan": plan,
-            "earlier": earlier,
-            "decoder": decoder,
-            "config": config,
-            "resources": run.resources,
-        }
-        spans = [None if known is None else known[shard.start : shard.stop] for shard in missing]
+        task = FeatureTask(pairs, run.out, plan, decoder, config, run.resources, earlier)
+        shards = [FeatureShard(rows, None if known is None else known[rows.start : rows.stop]) for rows in missing]
         if is_done_here(num_pairs, run.resources, on_gpu=True):
-            _embed_here(missing, spans, pairs, worker_args, run)
+            _embed_here(shards, task, run)
         else:
             run.open_ray()
             from pipelines.feature_pools import embed_on_actors  # noqa: PLC0415  slow to load
 
-            embed_on_actors(missing, spans, pairs, worker_args, run)
+            embed_on_actors(shards, task, run)
     properties = {
         "dims": _read_dims(run.out, plan, modalities, feature_column),
         "backbones": {name: modality.resolved_backbone for name, modality in modalities.items()},
@@ -179,23 +191,15 @@ def _put_back(features: pa.Table, earlier: EarlierFeatures, known: Rows, start: 
     return pa.concat_tables([features, taken]).sort_by(ROW).combine_chunks()
 
 
-def _embed_here(
-    shards: Sequence[ShardRange],
-    spans: Sequence[Rows | None],
-    pairs: Artifact,
-    worker_args: Mapping[str, Any],
-    run: StageRun,
-) -> None:
-    """Do the work in this process, while threads decode the next shards; arguments as of `embed_on_actors`."""
-    with limit_threads(run.resources.num_threads), ThreadPoolExecutor(run.resources.num_readers) as readers:
-        worker = FeatureWorker(**worker_args)
-        tasks = [
-            partial(decode_shard, pairs, shard, worker_args["decoder"], STAGE, span)
-            for shard, span in zip(shards, spans, strict=True)
-        ]
-        decoded = _run_ahead(tasks, readers, run.resources.num_readers)
-        for done, (shard, span) in enumerate(zip(shards, spans, strict=True), start=1):
-            worker.publish(shard, next(decoded), span)
+def _embed_here(shards: Sequence[FeatureShard], task: FeatureTask, run: StageRun) -> None:
+    """Do the work in this process, while threads decode the next shards."""
+    num_readers = task.resources.num_readers
+    with limit_threads(task.resources.num_threads), ThreadPoolExecutor(num_readers) as readers:
+        worker = FeatureWorker(task)
+        reading = (partial(decode_shard, task.pairs, each.rows, task.decoder, STAGE, each.known) for each in shards)
+        decoded = _run_ahead(reading, readers, num_readers)
+        for done, (shard, contents) in enumerate(zip(shards, decoded, strict=True), start=1):
+            worker.publish(shard, contents)
             run.on_progress(StageProgress(STAGE, done, len(shards)))
 
 

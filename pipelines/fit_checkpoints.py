@@ -20,6 +20,7 @@ from mmcsal_core.encoder.checkpoint import load_fit, save_fit
 from mmcsal_core.encoder.encoder_fit import EncoderFit
 from mmcsal_core.settings import Settings
 from mmcsal_core.storage import Store
+from pipelines.stage_run import ignore_progress
 
 CHECKPOINTS = "checkpoints"
 KEPT_CHECKPOINTS = 2
@@ -79,10 +80,6 @@ class FitProgress(Settings):
 
 
 OnProgress: TypeAlias = Callable[[FitProgress], object]
-
-
-def ignore_progress(_: FitProgress) -> None:
-    """Tell nobody."""
 
 
 def read_progress(store: Store) -> FitProgress | None:

@@ -165,7 +165,7 @@ def find_neighbors(
         "out": run.out,
         "plan": plan,
         "num_neighbors": config.num_neighbors,
-        "num_threads": max(1, int(run.resources.cpus_per_actor)),
+        "num_threads": run.resources.num_threads,
     }
     run_shards(run.out.missing_shards(plan), NeighborWorker, arguments, run, num_rows=plan.shards[-1].stop)
     files = [publish_suspicion(run.out, plan, indexes.store.read_table(INDEX_IDS)[PAIR_ID], encoder)]

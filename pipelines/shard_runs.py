@@ -40,7 +40,7 @@ def run_shards(
         worker_args: of their constructor.
         run: of the stage.
         on_gpu: actors take the configured share of a GPU.
-        num_rows: of all shards, where the driver may do the work itself if they are few.
+        num_rows: of all shards, pairs or archives, where the driver may do the work itself if they are few.
 
     Raises:
         ray.exceptions.RayError: a worker failed for good. Shards that were committed stay.

@@ -77,7 +77,7 @@ class StageProgress:
     eta_s: float | None = None
 
 
-def ignore_progress(_: StageProgress) -> None:
+def ignore_progress(_: object) -> None:
     """Tell nobody."""
 
 

@@ -106,14 +106,18 @@ def _record_file(store: Store, name: str) -> FileRecord:
 def _fit(task: TrainTask, num_pairs: int, run: StageRun) -> None:
     """Fit where it is to be, then report all epochs as done."""
     resources = run.resources
+
+    def tell(progress: FitProgress) -> None:
+        run.on_progress(describe_progress(progress))
+
     if resources.train_workers == 1 and is_done_here(num_pairs, resources, on_gpu=True):
         with limit_threads(resources.num_threads):
-            train_on_device(task, "cpu", lambda progress: run.on_progress(describe_progress(progress)))
+            train_on_device(task, "cpu", tell)
     else:
         run.open_ray()
         from pipelines.train_on_ray import fit_on_ray  # noqa: PLC0415  slow to load
 
-        fit_on_ray(task, lambda progress: run.on_progress(describe_progress(progress)))
+        fit_on_ray(task, tell)
     last = read_progress(task.out.store.child(CHECKPOINTS))
     total = last.total_epochs if last else task.config.epochs
     run.on_progress(StageProgress(STAGE, total, total, "epochs"))

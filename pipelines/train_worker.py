@@ -38,13 +38,12 @@ from pipelines.fit_checkpoints import (
     CHECKPOINTS,
     FitPace,
     OnProgress,
-    ignore_progress,
     publish_checkpoint,
     publish_scores,
     read_scores,
     resume_fit,
 )
-from pipelines.stage_run import Resources, reserve_memory
+from pipelines.stage_run import Resources, ignore_progress, reserve_memory
 
 METRICS_FILE = "metrics.json"
 

@@ -311,7 +311,7 @@ def test_hashed_ids_of_shards_are_those_of_the_whole(tmp_path: Path) -> None:
 
 def _stage_run(folder: Path, **more: Any) -> StageRun:
     out = Artifact(Store(str(folder)), "pairs", STAGE)
-    return StageRun(out=out, fingerprint="f", resources=Resources(rows_per_shard=256), **more)
+    return StageRun(out, "f", **{"resources": Resources(rows_per_shard=256), **more})
 
 
 def test_stage_publishes_and_resumes_through_ray(
@@ -322,8 +322,8 @@ def test_stage_publishes_and_resumes_through_ray(
     monkeypatch.setattr(ingest, "MAX_DRIVER_PAIRS", 0)
     told: list[StageProgress] = []
     resources, opened = Resources(rows_per_shard=256, num_actors=2, cpus_per_actor=0.5), list[str]()
-    out = Artifact(Store(str(tmp_path / "run")), "pairs", STAGE)
-    run = StageRun(out, "f", resources, on_progress=told.append, open_ray=lambda: opened.append("Ray"))
+    more = {"resources": resources, "on_progress": told.append, "open_ray": lambda: opened.append("Ray")}
+    run = _stage_run(tmp_path / "run", **more)
 
     def publish() -> None:
         manifest = ingest_pairs(source=source, source_options={}, modalities=modalities, config=IngestConfig(), run=run)

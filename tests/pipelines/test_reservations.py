@@ -6,11 +6,13 @@ import pyarrow as pa
 import pytest
 import ray
 
-from mmcsal_core.artifacts import Artifact, ShardRange, plan_ranges
+from mmcsal_core.artifacts import Artifact, Plan, ShardRange, plan_ranges
 from mmcsal_core.corpus.decode_chunk import ChunkDecoder
 from mmcsal_core.storage import Store
 from pipelines.coreset import choose_engine
 from pipelines.feature_pools import decode_on_readers
+from pipelines.features import FeatureShard, FeatureTask
+from pipelines.features_config import FeaturesConfig
 from pipelines.selection_engine import RayEngine
 from pipelines.shard_runs import run_shards
 from pipelines.stage_run import Resources, StageRun, reserve_memory
@@ -53,14 +55,16 @@ def test_memory_is_reserved_for_an_actor(ray_session: None, tmp_path: Path) -> N
 
 
 def test_memory_is_reserved_for_a_reader(ray_session: None, tmp_path: Path) -> None:
-    pairs = Artifact(Store(str(tmp_path)), "pairs", "ingest")
+    pairs, out = (Artifact(Store(str(tmp_path)), name, name) for name in ("pairs", "features"))
     publish(pairs, pa.table({"pair_id": ["a"]}))
+    plan = Plan(stage="features", fingerprint="f", shards=tuple(plan_ranges(1, 1)))
+    task = FeatureTask(pairs, out, plan, TellingDecoder({}), FeaturesConfig(), RESOURCES)
     with pytest.raises(Exception, match=f"memory {GIB // 4}"):
-        decode_on_readers(plan_ranges(1, 1), [None], pairs, TellingDecoder({}), RESOURCES).materialize()
+        decode_on_readers([FeatureShard(plan.shards[0], None)], task).materialize()
 
 
 def test_memory_is_reserved_for_a_selection_actor(ray_session: None) -> None:
-    engine = choose_engine(RESOURCES)
+    engine = choose_engine(RESOURCES, open_ray=lambda: None)
     assert isinstance(engine, RayEngine)
     find = lambda _: ray.get_runtime_context().get_assigned_resources()  # noqa: E731
     assert ray.get(engine.actors.handles[0].__ray_call__.remote(find))["memory"] == GIB / 8

@@ -65,7 +65,7 @@ def test_the_same_bits_however_the_actors_screen(engines: dict[int, RayEngine]) 
 
 
 def test_actors_reserve_a_share_of_a_gpu_and_pick_the_same_with_or_without_one() -> None:
-    engine = choose_engine(Resources(selection_actors=2, cpus_per_actor=0.1, selection_gpus=0.5))
+    engine = choose_engine(Resources(selection_actors=2, cpus_per_actor=0.1, selection_gpus=0.5), open_ray=lambda: None)
     assert isinstance(engine, RayEngine)
     check_same(select("k_center", ask(engine)), select_plainly("k_center"))
     reserved = [actor.__ray_call__.remote(lambda _: ray.get_gpu_ids()) for actor in engine.actors.handles]
