@@ -50,6 +50,13 @@ class KernelConfig(Settings):
         "spaces where there are any",
     )
     neighborhood_size: int = Field(8, ge=1, description="pairs of a neighbourhood, the pair itself included")
+    backbones_alone_from: float = Field(
+        0.2,
+        gt=0,
+        description="share of the pool, picks and labelled pairs together, from which only the backbones' own spaces "
+        "count: picks that stand for so few pairs must tell apart what the rest smooths over; above 1 for never. Needs "
+        "a known number of picks, and refine other than none",
+    )
     max_dense_pairs: int = Field(
         10_240,
         ge=0,

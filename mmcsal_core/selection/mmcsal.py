@@ -31,11 +31,26 @@ def select_mmcsal(pool: Pool, request: Request) -> Picks:
         DataError: the modalities' embeddings differ in length.
     """
     pool.check_shared_space("mmcsal")
-    graph = build_pair_graph(pool, request.config, request.seed)
+    backbones_alone = stand_for_few(pool.num_pairs, request)
+    graph = build_pair_graph(pool, request.config, request.seed, backbones_alone=backbones_alone)
     covering = cover_graph(graph, request)
     if len(covering.indices) == request.budget or request.config.min_gain is not None:
         return covering
     return covering.followed_by(_spread(pool, graph, covering.indices, request))
+
+
+def stand_for_few(num_pairs: int, request: Request) -> bool:
+    """Say whether picks will be so many that each stands for few pairs, and the kernel may hang on their number.
+
+    Strict greedy (`refine: none`) promises prefixes, so its kernel is that of any budget. Where something else than the
+    budget ends the selection the number of picks is not known.
+    """
+    config, constraints = request.config, request.constraints
+    if config.refine == "none" or config.min_gain is not None or config.min_distance is not None:
+        return False
+    if constraints.leave_fewer or constraints.prices is not None:
+        return False
+    return request.budget + len(request.labelled) >= config.kernel.backbones_alone_from * num_pairs
 
 
 def cover_graph(graph: PairGraph, request: Request) -> Picks:

@@ -47,7 +47,7 @@ class PairGraph:
     floor: Whole
 
 
-def build_pair_graph(pool: Pool, config: SelectionConfig, seed: int) -> PairGraph:
+def build_pair_graph(pool: Pool, config: SelectionConfig, seed: int, *, backbones_alone: bool = False) -> PairGraph:
     """Compute the pair kernel, of all couples or on the union of all relations' neighbours, and each pair's suspicion.
 
     Neighbourhoods are those of the kernel without them; what is near in their space then joins the graph.
@@ -56,14 +56,17 @@ def build_pair_graph(pool: Pool, config: SelectionConfig, seed: int) -> PairGrap
         pool: N pairs.
         config: kernel, search and share of suspicious pairs.
         seed: of the sample of rows behind the bandwidths.
+        backbones_alone: only the relations in the backbones' own spaces count, where there are any.
     """
     spaces, is_whole = find_backbone_spaces(pool, config), pool.num_pairs <= config.kernel.max_dense_pairs
     backbones = list_backbone_relations(spaces, config.kernel)
+    backbones_alone &= bool(backbones)
     needs_neighbors = not is_whole or pool.suspicion is None
     neighbors = find_neighbors(pool, backbones, config) if needs_neighbors else {}
     couples = AllCouples(pool.num_pairs) if is_whole else EdgeCouples(neighbors.values(), pool.num_pairs)
-    relations = weigh_relations([*list_shared_relations(pool.embeddings, config.kernel), *backbones], pool.weights)
-    if config.kernel.neighborhood_weight > 0:
+    shared = [] if backbones_alone else list_shared_relations(pool.embeddings, config.kernel)
+    relations = weigh_relations([*shared, *backbones], pool.weights)
+    if config.kernel.neighborhood_weight > 0 and not backbones_alone:
         own = {backbone_space(name): x for name, x in spaces.items()} or pool.embeddings
         without = compute_kernel(couples, relations, config.kernel, seed)
         means = average_neighborhoods(own, list_nearest(without, config.kernel.neighborhood_size))

@@ -276,7 +276,7 @@ def test_k_center_takes_over_once_coverage_is_exhausted_and_leaves_outliers_for_
     coreset = select_coreset(pool.embeddings, 150, features=pool.features, config=config)
     phases = list(dict.fromkeys(coreset.phases))
     assert phases == ["coverage", "diversity", "outlier"]
-    graph = build_pair_graph(make_pool(pool.embeddings, pool.features), config, 0)
+    graph = build_pair_graph(make_pool(pool.embeddings, pool.features), config, 0, backbones_alone=True)
     is_outlier = find_outliers(graph, config.outlier_fraction)[coreset.indices]
     last = np.array(coreset.phases)
     assert not is_outlier[last == "diversity"].any()

@@ -17,6 +17,7 @@ NO_SWAPS = "mmcsal without swaps"
 NO_ALIGNMENT = "mmcsal without alignment"
 SUM = "mmcsal, sum of narrow kernels"
 RAW = "mmcsal on raw features"
+ONE_KERNEL = "mmcsal, all relations at any budget"
 
 NO_CROSS: dict[str, Any] = {"kernel": {"crossmodal_weight": 0.0}}
 NO_BACKBONE: dict[str, Any] = {"kernel": {"backbone_weight": 0.0}}
@@ -24,6 +25,7 @@ NO_NEIGHBORHOODS: dict[str, Any] = {"kernel": {"neighborhood_weight": 0.0}}
 SUM_OF_KERNELS: dict[str, Any] = {
     "kernel": {"form": "sum", "bandwidth_neighbor": 60, "backbone_weight": 1.0, "neighborhood_weight": 0.0}
 }
+ALL_RELATIONS: dict[str, Any] = {"kernel": {"backbones_alone_from": 2.0}}
 NO_TRUST: dict[str, Any] = {"lambda_align": 0.0}
 NO_DIVERSITY: dict[str, Any] = {"lambda_div": 0.0, "diversity_threshold": 0.0}
 
@@ -55,6 +57,7 @@ def list_contestants() -> dict[str, SelectionConfig]:
         contestants[name] = leave_out(default, *parts)
     contestants[NO_SWAPS] = leave_out(default, {"refine": "none"})
     contestants[NO_ALIGNMENT] = leave_out(default, NO_TRUST)
+    contestants[ONE_KERNEL] = leave_out(default, ALL_RELATIONS)
     contestants[SUM] = leave_out(default, SUM_OF_KERNELS)
     contestants[RAW] = leave_out(default, {"space": FEATURES})
     contestants[CONTINUOUS] = default.model_copy(update={"strategy": CONTINUOUS, "continuous": ContinuousConfig()})
@@ -63,7 +66,7 @@ def list_contestants() -> dict[str, SelectionConfig]:
 
 def list_baselines() -> list[str]:
     """Return the names of the contestants that are not ours, chance included."""
-    own = {DEFAULT, NO_SWAPS, NO_ALIGNMENT, SUM, RAW, CONTINUOUS, *(name for name, _ in LADDER)}
+    own = {DEFAULT, NO_SWAPS, NO_ALIGNMENT, ONE_KERNEL, SUM, RAW, CONTINUOUS, *(name for name, _ in LADDER)}
     return [name for name in list_contestants() if name not in own]
 
 

@@ -13,6 +13,7 @@ from tests.evidence.contestants import (
     LADDER,
     NO_ALIGNMENT,
     NO_SWAPS,
+    ONE_KERNEL,
     RANDOM,
     RAW,
     SUM,
@@ -33,7 +34,7 @@ from tests.evidence.figures import (
 )
 from tests.evidence.sets import ROLES, SETS, find_set
 
-PARTS = (*(name for name, _ in LADDER), DEFAULT, NO_SWAPS, NO_ALIGNMENT, SUM, RAW, CONTINUOUS)
+PARTS = (*(name for name, _ in LADDER), DEFAULT, NO_SWAPS, NO_ALIGNMENT, ONE_KERNEL, SUM, RAW, CONTINUOUS)
 PART_NAMES = {DEFAULT: f"+ diversity = **{DEFAULT}**"}
 
 
