@@ -33,7 +33,8 @@ def test_a_run_on_archives_picks_the_pairs_of_a_run_on_parquet(
     finished: dict[str, Any], dirty_corpus: Path, tmp_path: Path
 ) -> None:
     _write_archives(dirty_corpus, tmp_path / "shards")
-    values = make_config(dirty_corpus, tmp_path / "out", resources=finished["resources"])
+    resources = {"rows_per_shard": 256, "num_actors": 2, "cpus_per_actor": 0.5}
+    values = make_config(dirty_corpus, tmp_path / "out", resources=resources)
     values["source"] = {"kind": "webdataset", "url": str(tmp_path / "shards"), "pair_id_column": "stem"}
     values["modalities"] = {"image": {"image_size": 32}, "text": {}}
     config = parse_config(values)
