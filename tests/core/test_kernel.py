@@ -18,6 +18,9 @@ from mmcsal_core.neighbors.relations import (
 )
 from mmcsal_core.neighbors.vectors import Floats
 from mmcsal_core.neighbors.whole_kernel import UNIT
+from mmcsal_core.selection import SelectionConfig
+from mmcsal_core.selection.pair_graph import build_pair_graph
+from mmcsal_core.selection.pool import make_pool
 from tests.core.pair_pools import make_clustered_pool
 
 BACKBONE_DIMS = 128
@@ -210,3 +213,15 @@ def test_reduced_features_do_not_depend_on_the_order_of_rows() -> None:
 def test_equal_features_coincide() -> None:
     reduced = reduce_features(np.full((7, 5), 0.1, dtype=np.float32), 3)
     np.testing.assert_array_equal(reduced, np.ones((7, 1), dtype=np.float32))
+
+
+def test_backbones_alone_are_the_dense_kernel_without_the_other_relations() -> None:
+    num_pairs = 120
+    pool = make_clustered_pool(num_pairs)
+    alone = KernelConfig().model_copy(update={"unimodal_weight": 0.0, "crossmodal_weight": 0.0})
+    expected = compute_dense_kernel(num_pairs, alone)
+    for config in (SelectionConfig(), SelectionConfig(kernel=KernelConfig(max_dense_pairs=0))):
+        graph = build_pair_graph(make_pool(pool.embeddings, pool.features), config, 0, backbones_alone=True).kernel
+        is_edge = graph.toarray() > 0
+        np.testing.assert_allclose(graph.toarray()[is_edge] / UNIT, expected[is_edge], atol=2e-6)
+        assert is_edge.sum() > 64 * num_pairs
