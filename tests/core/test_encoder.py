@@ -66,6 +66,24 @@ def test_training_closes_the_gap_and_raises_retrieval_on_held_back_pairs() -> No
     assert last["proto_nce"] is not None
 
 
+def measure_first_gradients(proto: float, align: float, uniform: float) -> npt.NDArray[np.float64]:
+    """Gradients of all towers in the only step of an epoch, one vector."""
+    weights = {"lambda_proto": proto, "lambda_align": align, "lambda_uniform": uniform}
+    still = {"epochs": 1, "batch_size": 512, "warmup_fraction": 0.0, "noise": 0.0, "dropout": 0.0}
+    fit = EncoderFit(make_features(), SMALL.model_copy(update=still | weights), seed=0)
+    fit.run_epoch()
+    gradients = [each.grad for tower in fit.towers.values() for each in tower.parameters()]
+    return np.concatenate([each.double().numpy().ravel() for each in gradients if each is not None])
+
+
+def test_every_loss_counts_by_its_weight() -> None:
+    alone = measure_first_gradients(0.0, 0.0, 0.0)
+    added = [measure_first_gradients(*each) - alone for each in np.eye(3).tolist()]
+    expected = alone + 0.3 * added[0] + 0.7 * added[1] + 0.2 * added[2]
+    assert min(np.linalg.norm(each) for each in added) > 0.01 * np.linalg.norm(alone)
+    np.testing.assert_allclose(measure_first_gradients(0.3, 0.7, 0.2), expected, atol=1e-5 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize(
     "change",
     [

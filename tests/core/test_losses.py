@@ -110,25 +110,42 @@ def test_losses_of_three_modalities_are_means_over_their_pairs() -> None:
     assert float(losses["alignment"]) == pytest.approx(np.mean([float(alignment_loss(z[a], z[b])) for a, b in pairs]))
 
 
-@pytest.mark.parametrize("target", ["own", "cross"])
-def test_proto_nce_looks_at_its_own_or_its_partners_prototypes(target: str) -> None:
+def make_levels(num_modalities: int, num_rows: int) -> list[list[Prototypes]]:
+    """Two granularities a modality, of other numbers of prototypes, other concentrations and other clusters."""
+    rng = np.random.default_rng(0)
+
+    def make(num_prototypes: int, seed: int) -> Prototypes:
+        concentrations = rng.uniform(0.05, 0.3, num_prototypes).astype(np.float32)
+        assigned = rng.integers(0, num_prototypes, num_rows)
+        return Prototypes(make_units(num_prototypes, seed).float().numpy(), concentrations, assigned)
+
+    return [[make(2 + m, 10 + m), make(4 + m, 20 + m)] for m in range(num_modalities)]
+
+
+@pytest.mark.parametrize("target", ["own", "cross", "both"])
+@pytest.mark.parametrize("num_modalities", [2, 3])
+def test_proto_nce_is_the_mean_over_granularities_of_its_own_and_its_partners_prototypes(
+    target: str, num_modalities: int
+) -> None:
     config = EncoderConfig.model_validate({"prototype_target": target})
-    z = [make_units(6, 0).float(), make_units(6, 1).float()]
-    assigned = [np.array([0, 1, 0, 1, 0, 1]), np.array([2, 1, 0, 0, 1, 2])]
-    centroids = [make_units(k, 5 + k).float() for k in (2, 3)]
-    levels = {
-        name: [Prototypes(centroids[m].numpy(), np.full(2 + m, 0.07, np.float32), assigned[m])]
-        for m, name in enumerate(("image", "text"))
-    }
-    losses = measure_losses(Batch(np.arange(6), slice(0, 6), z, z), torch.tensor(0.07), levels, config)
-    expected = []
-    for m in range(2):
-        other = m if target == "own" else 1 - m
-        phi = torch.full((2 + other,), 0.07)
-        expected.append(plain_proto_nce(z[m], centroids[other], phi, torch.from_numpy(assigned[other])))
-    assert float(losses["proto_nce"]) == pytest.approx(np.mean(expected), rel=1e-4)
+    z = [make_units(6, seed).float() for seed in range(num_modalities)]
+    levels = make_levels(num_modalities, 6)
+
+    def measure(modality: int, other: int) -> float:
+        parts = [(level.centroids, level.concentrations, level.assigned) for level in levels[other]]
+        return float(np.mean([plain_proto_nce(z[modality], *map(torch.from_numpy, each)) for each in parts]))
+
+    everyone = range(num_modalities)
+    own = float(np.mean([measure(m, m) for m in everyone]))
+    cross = float(np.mean([measure(m, other) for m in everyone for other in everyone if m != other]))
+    expected = {"own": own, "cross": cross, "both": (own + cross) / 2}[target]
+    prototypes = {f"modality {m}": level for m, level in enumerate(levels)}
+    losses = measure_losses(Batch(np.arange(6), slice(0, 6), z, z), torch.tensor(0.07), prototypes, config)
+    assert float(losses["proto_nce"]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_only_losses_with_a_weight_are_in_use() -> None:
     assert list_weights(EncoderConfig(lambda_proto=0)) == {"info_nce": 1.0}
     assert list(list_weights(EncoderConfig(lambda_align=1.0))) == ["info_nce", "proto_nce", "alignment"]
+    config = EncoderConfig(lambda_proto=0.3, lambda_align=0.7, lambda_uniform=0.2)
+    assert list_weights(config) == {"info_nce": 1.0, "proto_nce": 0.3, "alignment": 0.7, "uniformity": 0.2}

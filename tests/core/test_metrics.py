@@ -8,6 +8,7 @@ import pytest
 
 from mmcsal_core import metrics
 from mmcsal_core.errors import DataError
+from mmcsal_core.reporting.page import MEASURES
 
 Vectors = npt.NDArray[np.float32]
 
@@ -69,6 +70,13 @@ def test_retrieval_equals_brute_force() -> None:
     assert found == {f"r@{k}": pytest.approx(np.mean(np.array(ranks) < k)) for k in (1, 5, 10)}
 
 
+def test_alignment_equals_a_plain_loop() -> None:
+    embeddings = make_embeddings()
+    a, b = embeddings["image"].astype(float), embeddings["text"].astype(float)
+    plain = np.mean([sum(x * y for x, y in zip(a[i], b[i], strict=True)) for i in range(60)])
+    assert metrics.measure_alignment(embeddings["image"], embeddings["text"]) == pytest.approx(plain, abs=1e-6)
+
+
 def test_picking_everything_covers_everything() -> None:
     embeddings = make_embeddings(20)
     assert metrics.measure_coverage_curve(embeddings, np.arange(20), [20])[0] == pytest.approx(1.0, abs=1e-6)
@@ -118,11 +126,13 @@ def test_suspicion_auc_of_one_kind_of_pairs_is_unknown(share: int) -> None:
     assert metrics.measure_suspicion_auc(np.arange(4.0), np.full(4, share, dtype=bool)) is None
 
 
-def test_diagnoses_are_json_and_equal_for_equal_seeds() -> None:
+def test_diagnoses_are_json_equal_for_equal_seeds_and_all_in_the_report() -> None:
     embeddings = {**make_embeddings(), "audio": make_units(60, 9)}
     found = metrics.diagnose_embeddings(embeddings, seed=4)
     assert json.loads(json.dumps(found)) == found == metrics.diagnose_embeddings(embeddings, seed=4)
     assert found["num_pairs"] == 60
+    assert set(found) == {"num_pairs", "centred", *MEASURES}
+    assert set(found["centred"]) == set(MEASURES)
     assert set(found["modality_gap"]) == {"image->text", "image->audio", "text->audio"}
     assert set(found["retrieval"]) >= {"image->text", "text->image"}
     assert set(found["effective_rank"]) == {"image", "text", "audio"}
