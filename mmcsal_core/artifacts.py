@@ -259,7 +259,7 @@ class Artifact:
         )
         if records:
             self._publish_rejects(records)
-        _check_gate(manifest, max_reject_fraction)
+        _check_gate(manifest, max_reject_fraction, self.store.url)
         self.store.remove_leftovers()
         self.store.write_bytes(MANIFEST, manifest.model_dump_json(indent=2).encode())
         before_success()
@@ -296,12 +296,13 @@ class Artifact:
         return pa.concat_tables(tables).combine_chunks()
 
 
-def _check_gate(manifest: Manifest, max_reject_fraction: float) -> None:
+def _check_gate(manifest: Manifest, max_reject_fraction: float, url: str) -> None:
     fraction = manifest.pairs_rejected / max(1, manifest.pairs_in)
     if fraction > max_reject_fraction:
         reasons = ", ".join(f"{reason} {count}" for reason, count in manifest.rejects_by_reason.items())
         raise GateError(
             f"stage '{manifest.stage}' may reject at most {max_reject_fraction:.1%} of its pairs, but rejected "
             f"{fraction:.1%} ({manifest.pairs_rejected} of {manifest.pairs_in}: {reasons}); "
-            f"read rejects/data/{manifest.stage}.parquet, mend the source or raise max_reject_fraction"
+            f"read rejects/data/{manifest.stage}.parquet, mend the source (where files that it points to were mended, "
+            f"delete {url} too: they are not looked at again by themselves) or raise max_reject_fraction"
         )

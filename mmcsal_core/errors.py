@@ -17,6 +17,10 @@ class GateError(DataError):
     """A limit that stops a run before it publishes: too many rejects, or too few pairs."""
 
 
+class StoreError(MmcsalError, OSError):
+    """A store in the network that cannot be asked for now. Nothing is known of what lies there; it may help to wait."""
+
+
 class ArtifactError(MmcsalError):
     """An artifact of a run that is missing, incomplete or not what its manifest says."""
 

@@ -6,17 +6,19 @@ as alive: s3fs would wait for a minute, five times. Listings are never cached, s
 root.
 """
 
+import errno
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
 import fsspec
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as BotoConnectionError
 from fsspec.exceptions import FSTimeoutError
 from fsspec.utils import get_protocol
 
-from mmcsal_core.errors import ConfigError, MmcsalError
+from mmcsal_core.errors import ConfigError, MmcsalError, StoreError
 
 SYNONYMS = (("s3", "s3a"), ("gs", "gcs"), ("az", "abfs", "abfss"))
 """Protocols of one store: fsspec names files by one of them, whichever the URL was."""
@@ -36,6 +38,20 @@ _ERRORS_OF_EXTRAS = (
     ("azure.core.exceptions", "AzureError"),
 )
 
+_OUTAGES = (TimeoutError, ConnectionError, FSTimeoutError, HTTPClientError, BotoConnectionError, aiohttp.ClientError)
+_OUTAGE_ERRNOS = (
+    errno.EIO,
+    getattr(errno, "EREMOTEIO", errno.EIO),
+    errno.EBUSY,
+    errno.ETIMEDOUT,
+    errno.EHOSTUNREACH,
+    errno.ENETUNREACH,
+)
+"""Of a plain OSError. s3fs raises EREMOTEIO for 500, EBUSY for 503, EIO for what it does not know."""
+
+_TOKEN_CODES = ("400", "AuthorizationHeaderMalformed", "InvalidToken", "TokenRefreshRequired")
+"""How S3 refuses credentials where s3fs raises no PermissionError; a HEAD that is answered with 400 says no more."""
+
 
 def store_errors() -> tuple[type[Exception], ...]:
     """Return what a file system raises where a file is missing, forbidden or out of reach.
@@ -45,6 +61,60 @@ def store_errors() -> tuple[type[Exception], ...]:
     loaded = ((sys.modules.get(module), name) for module, name in _ERRORS_OF_EXTRAS)
     of_extras = tuple(getattr(module, name) for module, name in loaded if module is not None)
     return (OSError, BotoCoreError, ClientError, aiohttp.ClientError, FSTimeoutError, *of_extras)
+
+
+def raise_outage(error: BaseException, url: str) -> None:
+    """Raise what says so where an error tells of the store at this moment, and nothing of the file asked for.
+
+    Args:
+        error: one of `store_errors`.
+        url: what was asked for.
+
+    Raises:
+        StoreError: the store answers with 5xx or 429, or not at all; the same request may succeed later.
+    """
+    if is_outage(error, url):
+        raise StoreError(
+            f"the store of {url} cannot be asked for now ({type(error).__name__}: {error}); run again later, or check "
+            "endpoint and network"
+        ) from error
+
+
+def is_outage(error: BaseException, url: str) -> bool:
+    """Say whether a store in the network answers with 5xx or 429, or not at all."""
+    if is_local(url):
+        return False
+    status = _find_status(error)
+    if status is not None:
+        return status >= 500 or status == 429
+    if isinstance(error, _OUTAGES):
+        return not isinstance(error, aiohttp.InvalidURL)
+    return (type(error) is OSError and error.errno in _OUTAGE_ERRNOS) or _is_lost_request(error)
+
+
+def is_refusal(error: BaseException, url: str) -> bool:
+    """Say whether a store in the network refuses: rights that lack, or credentials or a clock that it does not accept.
+
+    s3fs raises PermissionError, but EINVAL for some tokens, and gcsfs a plain OSError that starts with "Forbidden".
+    """
+    if is_local(url):
+        return False
+    if isinstance(error, PermissionError) or _find_status(error) in (401, 403):
+        return True
+    cause = error.__cause__
+    is_token = isinstance(cause, ClientError) and cause.response.get("Error", {}).get("Code") in _TOKEN_CODES
+    return is_token or (type(error) is OSError and str(error).startswith("Forbidden"))
+
+
+def _find_status(error: BaseException) -> int | None:
+    """Return the HTTP status that an error of aiohttp, Azure or Google tells; s3fs has an error of its own for each."""
+    told = (str(getattr(error, name, "")) for name in ("status", "status_code", "code"))
+    return next((int(each) for each in told if each.isdigit()), None)
+
+
+def _is_lost_request(error: BaseException) -> bool:
+    """Say whether Azure's client got no answer, by the names of its errors: the package may not be installed."""
+    return any(kind.__name__ in ("ServiceRequestError", "ServiceResponseError") for kind in type(error).__mro__)
 
 
 def foreseen_errors() -> tuple[type[Exception], ...]:

@@ -17,12 +17,15 @@ from random import Random
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
-Fault = Literal["500", "503", "403", "reset", "stall", "truncate", "lost answer"]
+Fault = Literal["500", "503", "403", "clock", "token", "reset", "stall", "truncate", "lost answer", "pass"]
+"""What befalls a request; `pass` leaves it alone, before others that meet a fault."""
 
 _BODIES = {
     "500": (500, "InternalError", "We encountered an internal error. Please try again."),
     "503": (503, "SlowDown", "Please reduce your request rate."),
     "403": (403, "AccessDenied", "Access Denied"),
+    "clock": (403, "RequestTimeTooSkewed", "The difference between the request time and the server's is too large."),
+    "token": (400, "InvalidToken", "The provided token is malformed or otherwise invalid."),
 }
 
 
@@ -62,6 +65,11 @@ class FaultProxy:
         """Let the next `times` requests of this method with `part` in their path meet a fault."""
         with self._lock:
             self._queue += [(fault, method, part)] * times
+
+    def forget(self) -> None:
+        """Let everything pass again."""
+        with self._lock:
+            self._queue.clear()
 
     def take(self, method: str, path: str) -> Fault | None:
         """Return what befalls a request."""

@@ -2,9 +2,9 @@
 
 Content inside a Parquet file is referenced as `<file url>#column=<column>&row=<row in the file>`, a member of a tar
 archive as `<file url>#member=<name>&start=<first byte>&size=<bytes>`; anything else is a path or a URL that fsspec
-opens. A row whose content cannot be read becomes a `RejectPair` in its place. A store that
-cannot be reached at all (no credentials, no such endpoint) is no row's fault: that is raised, so that the stage fails
-and can be resumed, and does not reject a whole corpus.
+opens. A row whose content cannot be read becomes a `RejectPair` in its place. A store that cannot be reached at all (no
+credentials, no such endpoint) or refuses everything (an expired token, a wrong clock) is no row's fault: that is
+raised, so that the stage fails and can be resumed, and does not reject a whole corpus.
 
 Not chosen: copying content into `pairs/` by default, which doubles the corpus, and one request a row, which reads a
 row group as often as it has rows.
@@ -14,7 +14,7 @@ import errno
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -29,7 +29,8 @@ from mmcsal_core.corpus.sources.locations import open_filesystem, parent_url, re
 from mmcsal_core.corpus.sources.parquet import open_parquet, take_rows
 from mmcsal_core.corpus.sources.tar_members import read_members
 from mmcsal_core.corpus.sources.tars import parse_member_reference
-from mmcsal_core.errors import ConfigError, DataError
+from mmcsal_core.errors import ConfigError, DataError, StoreError
+from mmcsal_core.filesystems import is_refusal, raise_outage
 from mmcsal_core.schema import bytes_column, uri_column
 
 Content = bytes | str | npt.NDArray[Any] | RejectPair
@@ -78,7 +79,8 @@ def read_contents(pairs: pa.Table, name: str, modality: ModalityConfig, options:
         One entry a row: text, encoded bytes, a float32 vector of shape (d,), or a `RejectPair`.
 
     Raises:
-        botocore.exceptions.BotoCoreError: an object store cannot be reached.
+        StoreError: an object store cannot be reached, or refuses what it should not.
+        botocore.exceptions.BotoCoreError: there are no credentials.
     """
     if name in pairs.column_names:
         return [_or_missing(text, name) for text in pairs[name].to_pylist()]
@@ -117,6 +119,8 @@ def _read_uris(uris: Sequence[str | None], options: Mapping[str, Any]) -> list[C
     contents = _read_files([uri for uri, member in parsed.items() if member is None], options)
     contents.update(_read_cells(cells, options))
     for uri, result in read_members(members, options).items():
+        if _is_refused(result, uri):
+            _raise_refusal(uri, result)
         contents[uri] = _accept(uri, result)
     return [_missing("the URI") if uri is None else contents[uri] for uri in uris]
 
@@ -132,17 +136,68 @@ def _read_files(uris: Iterable[str], options: Mapping[str, Any]) -> dict[str, Co
         else:
             batches.setdefault(id(filesystem), (filesystem, {}))[1][uri] = path
     for filesystem, paths in batches.values():
-        results = filesystem.cat_ranges(list(paths.values()), None, None, on_error="return")
-        contents.update({uri: _accept(uri, result) for uri, result in zip(paths, results, strict=True)})
+        results = dict(zip(paths, _read_whole(filesystem, list(paths.values())), strict=True))
+        refused = [uri for uri, result in results.items() if _is_refused(result, uri)]
+        if refused:
+            results.update(_ask_again(filesystem, {uri: paths[uri] for uri in refused}, results, paths))
+        contents.update({uri: _accept(uri, result) for uri, result in results.items()})
     return contents
+
+
+def _read_whole(filesystem: Any, paths: Sequence[str]) -> list[Any]:
+    """Return the bytes or the error of each file."""
+    return list(filesystem.cat_ranges(list(paths), None, None, on_error="return"))
+
+
+def _is_refused(result: Any, uri: str) -> bool:
+    return isinstance(result, BaseException) and not _is_web(uri) and is_refusal(result, uri)
+
+
+def _ask_again(
+    filesystem: Any, refused: Mapping[str, str], results: Mapping[str, Any], paths: Mapping[str, str]
+) -> dict[str, Any]:
+    """Tell objects that may not be read from a store that refuses everything, at least for a while.
+
+    What was refused is asked for once more, after an object that could be read: it counts as refused itself where that
+    object still can be.
+
+    Args:
+        filesystem: of all these paths.
+        refused: paths by URI.
+        results: of the first try, by URI.
+        paths: of all URIs of the first try.
+
+    Returns:
+        The bytes or the error of each refused object, by URI.
+
+    Raises:
+        StoreError: nothing else can be read either.
+    """
+    served = next((paths[uri] for uri, result in results.items() if not isinstance(result, BaseException)), None)
+    again = _read_whole(filesystem, [*([] if served is None else [served]), *refused.values()])
+    if served is None or isinstance(again[0], BaseException):
+        _raise_refusal(next(iter(refused)), results[next(iter(refused))])
+    return dict(zip(refused, again[1:], strict=True))
+
+
+def _raise_refusal(uri: str, error: Any) -> NoReturn:
+    raise StoreError(
+        f"the store refuses {uri} ({type(error).__name__}: {error}), and nothing shows that it is this object alone; "
+        "renew the credentials, set the clock right or ask for the right to read it, and run again"
+    ) from error
 
 
 def _accept(uri: str, result: Any) -> Content:
     if not isinstance(result, BaseException):
         return bytes(result)
     if not _is_about_the_file(result, uri):
+        raise_outage(result, uri)
         raise result
     return _reject(uri, result)
+
+
+def _is_web(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
 
 
 def _is_about_the_file(error: BaseException, uri: str) -> bool:
@@ -151,7 +206,7 @@ def _is_about_the_file(error: BaseException, uri: str) -> bool:
     A store that is out of reach or overloaded for a moment must not reject pairs; on the open web a dead link is the
     normal case, and every error counts as one.
     """
-    if uri.startswith(("http://", "https://")):
+    if _is_web(uri):
         return isinstance(error, (*_FILE_ERRORS, *_WEB_ERRORS))
     return isinstance(error, _FILE_ERRORS) or (type(error) is OSError and error.errno in _FILE_ERRNOS)
 
@@ -174,6 +229,8 @@ def _read_cells(cells: Mapping[str, Reference], options: Mapping[str, Any]) -> d
             contents.update(_read_column(file, column, uris, options))
         except (ConfigError, DataError) as error:
             cause = error.__cause__
+            if _is_refused(cause, file):
+                _raise_refusal(file, error)
             if cause is not None and not _is_about_the_file(cause, file):
                 raise cause from None
             contents.update({uri: _reject(uri, cause or error) for uri in uris.values()})

@@ -116,7 +116,7 @@ def make_levels(num_modalities: int, num_rows: int) -> list[list[Prototypes]]:
 
     def make(num_prototypes: int, seed: int) -> Prototypes:
         concentrations = rng.uniform(0.05, 0.3, num_prototypes).astype(np.float32)
-        assigned = rng.integers(0, num_prototypes, num_rows)
+        assigned = rng.integers(0, num_prototypes, num_rows, dtype=np.int32)
         return Prototypes(make_units(num_prototypes, seed).float().numpy(), concentrations, assigned)
 
     return [[make(2 + m, 10 + m), make(4 + m, 20 + m)] for m in range(num_modalities)]

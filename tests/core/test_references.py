@@ -1,5 +1,5 @@
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 
 from mmcsal_core.corpus.modality import ModalityConfig
 from mmcsal_core.corpus.references import Reference, make_reference, parse_reference, read_contents, store_content
 from mmcsal_core.corpus.reject import RejectPair
+from mmcsal_core.errors import StoreError
+from tests.fault_proxy import Fault, FaultProxy, open_fault_proxy
 from tests.s3_server import REGION
 
 IMAGE = ModalityConfig(kind="image")
@@ -121,8 +124,6 @@ def test_a_row_that_cannot_be_read_is_a_value_that_names_its_uri(tmp_path: Path)
 
 
 def test_objects_of_a_store_and_local_files_mix(tmp_path: Path, s3_endpoint: str) -> None:
-    import s3fs
-
     options = {"endpoint_url": s3_endpoint}
     store = s3fs.S3FileSystem(**options)
     store.mkdir("references", region_name=REGION)
@@ -139,12 +140,71 @@ def test_objects_of_a_store_and_local_files_mix(tmp_path: Path, s3_endpoint: str
     assert _read(uris[:1], s3=options) == [b"remote"]
 
 
-def test_a_store_out_of_reach_is_no_rows_fault() -> None:
-    from botocore.exceptions import BotoCoreError
+@pytest.fixture(scope="module")
+def bucket(s3_endpoint: str) -> str:
+    """A bucket with three pictures, a Parquet file of two cells and an archive of one picture."""
+    store = s3fs.S3FileSystem(endpoint_url=s3_endpoint)
+    store.mkdir("refusing", region_name=REGION)
+    for name in "abc":
+        store.pipe_file(f"refusing/{name}.png", name.encode())
+    with store.open("refusing/t.parquet", "wb") as file:
+        pq.write_table(pa.table({"b": [b"0", b"1"]}), file)
+    return "s3://refusing"
 
+
+@pytest.fixture
+def proxy(s3_endpoint: str) -> Iterator[FaultProxy]:
+    with open_fault_proxy(s3_endpoint) as proxy:
+        yield proxy
+
+
+REFUSALS: list[Fault] = ["403", "clock", "token"]
+
+
+@pytest.mark.parametrize("fault", REFUSALS)
+def test_an_object_that_may_not_be_read_is_told_from_a_store_that_refuses_everything(
+    bucket: str, proxy: FaultProxy, fault: Fault
+) -> None:
+    uris, options = [f"{bucket}/{name}.png" for name in "abc"], {"endpoint_url": proxy.endpoint}
+    proxy.plan(fault, "GET", "/b.png", times=2)  # refused, and refused again while a.png can be read
+    contents = _read(uris, **options)
+    assert (contents[0], contents[2]) == (b"a", b"c")
+    assert _reasons(contents)[1] == ("unreadable_file" if fault == "token" else "permission_denied")
+    proxy.plan(fault, "GET", "/b.png")
+    assert _read(uris, **options) == [b"a", b"b", b"c"]
+    proxy.plan(fault, "GET", "/b.png", times=2)
+    with pytest.raises(StoreError, match=r"refuses s3://refusing/b\.png .* renew the credentials, set the clock right"):
+        _read(uris[1:2], **options)
+    proxy.forget()
+    proxy.plan(fault, "GET", ".png", times=99)
+    with pytest.raises(StoreError, match=r"refuses s3://refusing/a\.png"):
+        _read(uris, **options)
+
+
+@pytest.mark.parametrize("fault", REFUSALS)
+def test_credentials_that_end_between_two_objects_reject_no_pair(bucket: str, proxy: FaultProxy, fault: Fault) -> None:
+    uris = [f"{bucket}/{name}.png" for name in "abc"]
+    proxy.plan(fault, "GET", "/b.png", times=99)
+    proxy.plan("403", "GET", "/c.png", times=99)
+    proxy.plan("pass", "GET", "/a.png")
+    proxy.plan(fault, "GET", "/a.png", times=99)
+    with pytest.raises(StoreError, match=r"refuses s3://refusing/[bc]\.png"):
+        _read(uris, endpoint_url=proxy.endpoint)
+
+
+@pytest.mark.parametrize("fault", REFUSALS)
+def test_a_file_of_many_pairs_that_is_refused_rejects_none(bucket: str, proxy: FaultProxy, fault: Fault) -> None:
+    proxy.plan(fault, "HEAD", "", times=99)
+    proxy.plan(fault, "GET", "", times=99)
+    for uri in (make_reference(f"{bucket}/t.parquet", "b", 0), f"{bucket}/a.tar#member=a.png&start=512&size=3"):
+        with pytest.raises(StoreError, match="refuses s3://refusing/"):
+            _read([uri], endpoint_url=proxy.endpoint)
+
+
+def test_a_store_out_of_reach_is_no_rows_fault() -> None:
     options = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 0}}}
     for uri in ["s3://bucket/a.png", make_reference("s3://bucket/a.parquet", "b", 0)]:
-        with pytest.raises(BotoCoreError):
+        with pytest.raises(StoreError, match=r"cannot be asked for now \(EndpointConnectionError: Could not connect"):
             _read([uri], **options)
 
 
@@ -166,6 +226,6 @@ def test_a_store_that_stumbles_rejects_no_pair(status: int) -> None:
         once = {"retries": {"max_attempts": 0}}
         options = {"endpoint_url": f"http://127.0.0.1:{server.server_port}", "config_kwargs": once}
         for uri in ["s3://bucket/a.png", make_reference("s3://bucket/a.parquet", "b", 0)]:
-            with pytest.raises(OSError, match=rf"{status}|Service Unavailable|Internal Server Error"):
+            with pytest.raises(StoreError, match=rf"{status}|Service Unavailable|Internal Server Error"):
                 _read([uri], **options)
         server.shutdown()

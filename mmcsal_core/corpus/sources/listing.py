@@ -34,7 +34,7 @@ from mmcsal_core.corpus.sources.tables import pair_by_stem, parse_csv, parse_jso
 from mmcsal_core.corpus.sources.tar_index import TarTable, find_missing_tables, find_tar_columns, list_tables
 from mmcsal_core.corpus.sources.tars import COMPRESSIONS, is_tar
 from mmcsal_core.errors import ConfigError, DataError
-from mmcsal_core.filesystems import store_errors
+from mmcsal_core.filesystems import raise_outage, store_errors
 from mmcsal_core.storage import Store
 
 FOLDER_NAME = "."
@@ -241,6 +241,7 @@ def _read_file(url: str, options: Mapping[str, Any]) -> bytes:
     try:
         return bytes(filesystem.cat_file(path))
     except store_errors() as error:
+        raise_outage(error, url)
         raise DataError(f"source file {url} is not readable ({type(error).__name__}: {error}); restore it") from error
 
 

@@ -101,12 +101,14 @@ def find_files(url: str, options: Mapping[str, Any]) -> FoundFiles:
     Raises:
         ConfigError: the protocol is unknown.
         DataError: there is nothing at `url`, or it cannot be listed.
+        StoreError: the store is out of reach.
     """
     filesystem, path = open_filesystem(url, options)
     path = posixpath.normpath(path) if _is_local(filesystem) else path
     try:
         root, infos = _list_infos(filesystem, path)
     except filesystems.store_errors() as error:
+        filesystems.raise_outage(error, url)
         raise DataError(
             f"source {url} cannot be listed ({type(error).__name__}: {error}); "
             "check source.url, the storage options and your rights"

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from mmcsal_core.corpus.sources.locations import open_filesystem
 from mmcsal_core.errors import DataError
-from mmcsal_core.filesystems import store_errors
+from mmcsal_core.filesystems import raise_outage, store_errors
 
 _BUFFER_BYTES = 4 * 2**20
 _BATCH_ROWS = 256
@@ -21,13 +21,15 @@ def open_parquet(url: str, options: Mapping[str, Any]) -> Iterator[pq.ParquetFil
     """Open a Parquet file for the length of a `with`; a column chunk is never held whole.
 
     Raises:
-        DataError: it is missing, out of reach or not Parquet, or becomes so while it is read.
+        DataError: it is missing, forbidden or not Parquet, or becomes so while it is read.
+        StoreError: its store is out of reach.
     """
     filesystem, path = open_filesystem(url, options)
     try:
         with filesystem.open(path, "rb") as file:
             yield pq.ParquetFile(file, buffer_size=_BUFFER_BYTES)
     except (*store_errors(), pa.ArrowException) as error:
+        raise_outage(error, url)
         raise DataError(
             f"source file {url} is not readable as Parquet ({type(error).__name__}: {error}); restore it or take it out"
         ) from error

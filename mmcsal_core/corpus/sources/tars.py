@@ -28,7 +28,7 @@ from mmcsal_core.corpus.sources.columns import PROBLEM_MESSAGE, PROBLEM_REASON, 
 from mmcsal_core.corpus.sources.config import MAX_MEMBER_BYTES, STEM
 from mmcsal_core.corpus.sources.locations import open_filesystem
 from mmcsal_core.errors import DataError
-from mmcsal_core.filesystems import store_errors
+from mmcsal_core.filesystems import raise_outage, store_errors
 
 COMPRESSIONS = {".tar": None, ".tar.gz": "gzip", ".tgz": "gzip", ".tar.zst": "zstd", ".tar.bz2": "bz2"}
 """Archives by their ending, and how each is compressed."""
@@ -129,13 +129,15 @@ def index_tar(url: str, columns: TarColumns, options: Mapping[str, Any]) -> pa.T
         one column a key, and the problem columns.
 
     Raises:
-        DataError: it is missing, out of reach, or no archive at all.
+        DataError: it is missing, forbidden, or no archive at all.
+        StoreError: its store is out of reach.
     """
     samples: dict[str, _Sample] = {}
     try:
         with open_unpacked(url, options) as stream:
             _read_samples(url, ForwardStream(stream, MAX_HEADER_BYTES), columns, samples)
     except (*store_errors(), tarfile.TarError, EOFError, pa.ArrowException) as error:
+        raise_outage(error, url)
         raise DataError(
             f"source file {url} is not readable as a tar archive ({type(error).__name__}: {error}); restore it or take "
             "it out"

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from mmcsal_core.corpus.sources.locations import open_filesystem
 from mmcsal_core.corpus.sources.tables import parse_csv
 from mmcsal_core.errors import DataError
-from mmcsal_core.filesystems import store_errors
+from mmcsal_core.filesystems import raise_outage, store_errors
 from mmcsal_core.neighbors.vectors import Rows
 from mmcsal_core.schema import PAIR_ID
 from mmcsal_core.storage import hash_bytes
@@ -72,6 +72,7 @@ def _read_files(url: str, options: Mapping[str, Any]) -> list[pa.Array]:
         paths = sorted(filesystem.glob(path)) if any(sign in path for sign in "*?[") else [path]
         contents = {name: bytes(filesystem.cat_file(name)) for name in paths}
     except store_errors() as error:
+        raise_outage(error, url)
         raise DataError(
             f"a list of pairs cannot be read at {url} ({type(error).__name__}: {error}); check path and source_options"
         ) from error
