@@ -7,6 +7,7 @@ were not chosen: they name files at random and are not atomic.
 
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
 
 import pyarrow as pa
 import ray.data
@@ -19,10 +20,17 @@ from pipelines.stage_run import StageRun, reserve_memory
 
 
 class _EmbedAndCommit:
-    """What runs in an actor: publishes the decoded shard of a one-row batch."""
+    """What runs in an actor: publishes the decoded shard of a one-row batch.
+
+    Backbones are loaded with the first shard: of what a constructor raises Ray tells the text alone, not the cause.
+    """
 
     def __init__(self, task: FeatureTask) -> None:
-        self._worker = FeatureWorker(task)
+        self._task = task
+
+    @cached_property
+    def _worker(self) -> FeatureWorker:
+        return FeatureWorker(self._task)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         self._worker.publish(FeatureShard(read_range(batch), read_known(batch)), read_decoded(batch))

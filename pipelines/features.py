@@ -176,10 +176,10 @@ def extract_features(
 
 
 def _check_hub_models(modalities: Mapping[str, ModalityConfig], config: FeaturesConfig) -> None:
-    models = {(modality.resolved_backbone, modality.finetune_last_block) for modality in modalities.values()}
-    for name, is_split in sorted(models):
+    for modality in modalities.values():
+        name, is_split = modality.resolved_backbone, modality.finetune_last_block
         if name.startswith(HUGGING_FACE):
-            check_hugging_face(name, trust_remote_code=config.trust_remote_code, is_split=is_split)
+            check_hugging_face(name, modality=modality, trust_remote_code=config.trust_remote_code, is_split=is_split)
 
 
 def _put_back(features: pa.Table, earlier: EarlierFeatures, known: Rows, start: int) -> pa.Table:

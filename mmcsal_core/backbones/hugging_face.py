@@ -12,7 +12,7 @@ import soxr
 import torch
 
 from mmcsal_core.backbones.backbone import Backbone, Batch, Features, FrameMean
-from mmcsal_core.backbones.hub_model import HubModel, count_frames, read_config
+from mmcsal_core.backbones.hub_model import HubModel, check_frames, count_frames, read_config
 from mmcsal_core.backbones.hugging_face_block import check_anatomy, find_last_layer, make_hub_block
 from mmcsal_core.backbones.last_block import Hidden, LastBlock, capture_input, flatten_hidden
 from mmcsal_core.corpus.modality import ModalityConfig
@@ -136,13 +136,18 @@ class HuggingFaceAudio:
         return clip[: getattr(self._hub_model.processor, "nb_max_samples", len(clip))]
 
 
-def check_hugging_face(name: str, *, trust_remote_code: bool = False, is_split: bool = False) -> None:
+def check_hugging_face(
+    name: str, *, modality: ModalityConfig | None = None, trust_remote_code: bool = False, is_split: bool = False
+) -> None:
     """Look a model up by its configuration alone, before workers are started that would load its weights.
 
     Raises:
-        ConfigError: it is not there, transformers does not know it, it is no encoder, or it `is_split` and cannot be.
+        ConfigError: it is not there, transformers does not know it, it is no encoder, reads another number of frames
+            than the modality has, or it `is_split` and cannot be.
     """
     config = read_config(name, trust_remote_code=trust_remote_code)
+    if modality is not None:
+        check_frames(name, config, modality)
     if is_split:
         check_anatomy(name, config.model_type)
 

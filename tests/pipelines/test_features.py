@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
+from jobs.exit_codes import ExitCode, classify_error, find_cause
 from mmcsal_core.artifacts import Artifact, plan_ranges
 from mmcsal_core.backbones.backbone import Batch, Features
 from mmcsal_core.corpus.decode_chunk import ChunkDecoder, find_vector_dim
 from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
-from mmcsal_core.errors import DataError, GateError
+from mmcsal_core.errors import ConfigError, DataError, GateError
 from mmcsal_core.schema import feature_schema, reject_schema
 from mmcsal_core.storage import Store
 from pipelines.features import STAGE, extract_features, load_embedder
@@ -24,6 +25,7 @@ from pipelines.features_config import FeaturesConfig
 from pipelines.shard_decoder import DecodedShard, decode_shard
 from pipelines.shard_embedder import ShardEmbedder
 from pipelines.stage_run import Resources, StageProgress, StageRun
+from tests.core.test_backbones_hugging_face import build_vit
 
 NUM_PAIRS = 300
 TRUNCATED, BLANK, TWICE_WRONG = 3, 40, 150
@@ -190,3 +192,25 @@ def test_extract_features_publishes_and_resumes(tmp_path: Path, num_actors: int,
     assert [(step.done, step.total) for step in seen[2:]] == [(1, 1)]
     assert again.shards == manifest.shards
     assert {name: out.store.read_bytes(name) for name in first} == first
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("num_actors", [1, 2])
+def test_a_model_that_cannot_be_loaded_is_named_wherever_it_is_loaded(tmp_path: Path, num_actors: int) -> None:
+    build_vit(tmp_path / "vit")
+    weights = tmp_path / "vit" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    image = ModalityConfig(column="image", backbone=f"hf:{tmp_path / 'vit'}")
+    resources = Resources(rows_per_shard=256, num_actors=num_actors, num_readers=1, cpus_per_actor=0.5)
+    run = StageRun(Artifact(Store(str(tmp_path)), "features", "features"), "f", resources)
+    with pytest.raises(Exception, match="must load with transformers") as raised:
+        extract_features(
+            pairs=publish_pairs(tmp_path),
+            modalities={"image": resolve_modality("image", image), "text": MODALITIES["text"]},
+            source_options={},
+            config=FeaturesConfig(),
+            run=run,
+        )
+    cause = find_cause(raised.value)
+    assert (type(cause), classify_error(cause)) == (ConfigError, ExitCode.USAGE)
+    assert str(tmp_path / "vit") in str(cause)
