@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 Fault = Literal["500", "503", "403", "clock", "token", "reset", "stall", "truncate", "lost answer", "pass"]
@@ -39,6 +39,14 @@ _PASSING: dict[str, tuple[Fault, ...]] = {
 """What passes when the request is made again."""
 
 
+class Request(NamedTuple):
+    """A request that has come, whatever became of it; the path with its query."""
+
+    method: str
+    path: str
+    authorization: str | None
+
+
 @dataclass
 class FaultProxy:
     """What a test talks to.
@@ -50,6 +58,7 @@ class FaultProxy:
         share: of the requests that meet a random fault.
         random: draws them.
         met: the faults that have happened.
+        seen: the requests that have come.
     """
 
     endpoint: str
@@ -58,6 +67,7 @@ class FaultProxy:
     share: float = 0.0
     random: Random = field(default_factory=Random)
     met: list[tuple[Fault, str, str]] = field(default_factory=list)
+    seen: list[Request] = field(default_factory=list)
     _queue: list[tuple[Fault, str, str]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -100,6 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def handle_any(self) -> None:
         body = self._read_body()
+        self.server.proxy.seen.append(Request(self.command, self.path, self.headers.get("Authorization")))
         fault = self.server.proxy.take(self.command, self.path)
         if fault == "reset":
             self._reset()

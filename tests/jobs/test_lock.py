@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from jobs import lock
 from jobs.lock import EXPIRY_S, LOCK, TAKE_OVER_S, RunLock, is_alive, read_owner
 from mmcsal_core.errors import LockError
 from mmcsal_core.storage import Store
@@ -68,6 +69,53 @@ def test_on_another_machine_the_last_refresh_counts_by_the_clock_of_the_store(
     else:
         with RunLock(run):
             pass
+
+
+SHORT_EXPIRY_S = 1.5
+
+CONTENDER = """
+import socket, sys
+socket.sethostname("yet-another")
+from jobs import lock
+from mmcsal_core.errors import LockError
+from mmcsal_core.storage import Store
+lock.EXPIRY_S = float(sys.argv[1])
+for url in sys.argv[2:]:
+    try:
+        with lock.RunLock(Store(url)):
+            print("held")
+    except LockError:
+        print("refused")
+"""
+"""Runs in namespaces of its own, so that its machine has another name without any rights on ours."""
+
+
+def contend_from_elsewhere(*runs: Store) -> list[str]:
+    """Try to hold the locks of runs from a machine of another name; return what came of each."""
+    command = [*("unshare", "--user", "--map-root-user", "--uts"), sys.executable, "-c", CONTENDER]
+    done = subprocess.run(
+        [*command, str(SHORT_EXPIRY_S), *(run.url for run in runs)],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    return done.stdout.split()
+
+
+def test_a_lock_that_is_kept_fresh_is_refused_elsewhere_however_old_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "HEARTBEAT_S", 0.05)
+    run, stale = Store(str(tmp_path / "run")), Store(str(tmp_path / "stale"))
+    write_foreign_lock(stale, SHORT_EXPIRY_S + 1)
+    with RunLock(run):
+        first = read_owner(run) or {}
+        time.sleep(SHORT_EXPIRY_S)
+        later = read_owner(run) or {}
+        assert later["heartbeat"] > first["heartbeat"]
+        assert {**later, "heartbeat": 0} == {**first, "heartbeat": 0}
+        assert contend_from_elsewhere(run, stale) == ["refused", "held"]
 
 
 def test_a_holder_whose_lock_was_taken_leaves_it_to_the_other(tmp_path: Path) -> None:

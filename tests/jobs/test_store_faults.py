@@ -2,9 +2,12 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import s3fs
@@ -13,7 +16,9 @@ from jobs.lock import LOCK, RunLock, read_owner
 from jobs.store_health import probe_store, warn_of_store
 from mmcsal_core.errors import LockError
 from mmcsal_core.storage import Store
+from tests.corpora import write_image_text_parquet
 from tests.fault_proxy import Fault, FaultProxy, open_fault_proxy
+from tests.integration.job_process import call_mmcsal, make_config, write_config
 from tests.s3_server import REGION
 
 TABLE = pa.table({"number": list(range(1000))})
@@ -92,3 +97,54 @@ def test_a_store_that_ignores_conditions_is_warned_of(bucket: str, proxy: FaultP
     assert not probe_store(store).conditional_writes
     assert store.list_files() == []
     assert warn_of_store(Store(str(tmp_path))) is None
+
+
+def test_the_command_says_which_store_cannot_keep_two_runs_apart(
+    bucket: str, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    corpus = write_image_text_parquet(tmp_path / "pairs.parquet", 30)
+    values = make_config(corpus, tmp_path, output_options={"endpoint_url": proxy.endpoint})
+    config = write_config(tmp_path / "job.yaml", {**values, "output": f"{bucket}/warned"})
+
+    def ingest(run_id: str) -> dict[str, dict[str, str]]:
+        result = call_mmcsal("run", config, "--until", "ingest", "--set", f"run_id={run_id}")
+        assert result.exit_code == 0, result.output
+        told = [json.loads(line) for line in result.stderr.splitlines()]
+        return {line["event"]: line for line in told}
+
+    assert set(ingest("heeded")) == {"progress", "stage_done"}
+    proxy.dropped_headers.add("if-none-match")
+    told = ingest("ignored")
+    assert set(told) == {"warning", "progress", "stage_done"}
+    assert told["warning"]["message"].startswith(f"{bucket}/warned/run_id=ignored ignores the condition")
+
+
+MULTIPART_FROM = 100 * 2**20
+"""Bytes from which s3fs writes an object in parts, of half as many bytes each."""
+
+
+def _count_parts(proxy: FaultProxy, name: str) -> list[int]:
+    """Return how often each part of an object was sent, the first part first."""
+    queries = [urlsplit(request.path) for request in proxy.seen if request.method == "PUT"]
+    numbers = [parse_qs(each.query)["partNumber"][0] for each in queries if each.path.endswith(name) and each.query]
+    return [count for _, count in sorted(Counter(numbers).items())]
+
+
+def test_a_large_object_is_written_in_parts_whole_or_not_at_all(bucket: str, proxy: FaultProxy) -> None:
+    data = np.random.default_rng(0).bytes(MULTIPART_FROM + 1)
+    options = {"endpoint_url": proxy.endpoint}
+    once = Store(f"{bucket}/large", {**options, "config_kwargs": {"retries": {"max_attempts": 0}}})
+    proxy.plan("500", "PUT", "large/a?partNumber=2")
+    with pytest.raises(OSError, match="internal error"):
+        once.write_bytes("a", data)
+    store = Store(once.url, options)
+    assert proxy.is_empty
+    assert not store.exists("a")
+    assert store.filesystem.list_multipart_uploads("faulty") == []
+    proxy.plan("503", "PUT", "large/b?partNumber=1")
+    proxy.plan("reset", "PUT", "large/b?partNumber=3")
+    store.write_bytes("b", data)
+    assert _count_parts(proxy, "large/b") == [2, 1, 2]
+    assert store.read_bytes("b") == data
+    assert store.list_files() == ["b"]
+    store.remove()
