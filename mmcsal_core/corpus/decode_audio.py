@@ -28,6 +28,10 @@ Wave: TypeAlias = npt.NDArray[np.float32]
 MAX_TRACK_S = 600
 """Seconds of a film's sound track that are looked at, the longest window that can be configured."""
 
+SAMPLE_RATES = (100, 10_000_000)
+"""Samples a second that a sound may have, from below those of heart beats to above those of ultrasound. Beyond them
+the header lies: resampling would make a tone of a few samples, or silence of a loud sound."""
+
 
 def decode_audio(content: bytes, sample_rate: int, window_s: float, window: Window = "start") -> Wave:
     """Decode sound to mono at `sample_rate`, cut or zero-padded at the end to `window_s` seconds.
@@ -67,7 +71,7 @@ def decode_audio(content: bytes, sample_rate: int, window_s: float, window: Wind
 def _read_window(content: bytes, window_s: float, window: Window) -> tuple[Wave, int]:
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as sound:
-            rate = int(sound.samplerate)
+            rate = _check_rate(int(sound.samplerate))
             wanted = math.ceil(window_s * rate)
             start = _find_start(content, sound.frames - wanted, window)
             if start:
@@ -82,6 +86,15 @@ def _read_window(content: bytes, window_s: float, window: Window) -> tuple[Wave,
             "convert it to wav, flac, ogg or mp3",
         ) from error
     return channels.mean(axis=1, dtype=np.float32), rate
+
+
+def _check_rate(rate: int) -> int:
+    if not SAMPLE_RATES[0] <= rate <= SAMPLE_RATES[1]:
+        raise RejectPair(
+            "unreadable_audio",
+            f"sound must have {SAMPLE_RATES[0]} to {SAMPLE_RATES[1]} samples a second, got {rate}; mend its header",
+        )
+    return rate
 
 
 def _find_start(content: bytes, num_spare: int, window: Window) -> int:
@@ -100,7 +113,7 @@ def _read_track(content: bytes, window_s: float, window: Window) -> tuple[Wave, 
         with av.open(io.BytesIO(content), metadata_errors="ignore") as container:
             if not container.streams.audio:
                 raise RejectPair("no_sound", "a film must have a sound track, got none; drop the pair")
-            rate = int(container.streams.audio[0].rate or 0)
+            rate = _check_rate(int(container.streams.audio[0].rate or 0))
             length_s = window_s if window == "start" else MAX_TRACK_S
             wave = _decode_track(av, container, math.ceil(length_s * rate))
     except av.FFmpegError as error:
