@@ -15,7 +15,7 @@ from mmcsal_core.errors import ConfigError, MmcsalError
 from tests.corpora import make_image_text_table
 from tests.encoded_media import encode_image
 from tests.integration.job_process import QUICK_ENCODER, call_json, call_mmcsal, write_config
-from tests.pipelines.bad_corpora import GOOD_IMAGE, WriteSource
+from tests.pipelines.bad_corpora import GOOD_IMAGE, INLINE, WriteSource, make_row, without_override, write_rows
 from tests.pipelines.ingested_source import Configs
 from tests.pipelines.test_bad_sources import ERRORS
 
@@ -33,7 +33,9 @@ def test_a_bad_source_ends_the_command_in_one_line(
     tmp_path: Path, command: str, case: tuple[str, Configs, WriteSource, type[MmcsalError], str]
 ) -> None:
     name, modalities, write, kind, words = case
-    result = call_mmcsal(command, _configure(tmp_path, write(tmp_path / "source"), modalities))
+    config = _configure(tmp_path, write(tmp_path / "source"), modalities)
+    with without_override():
+        result = call_mmcsal(command, config)
     if command == "plan" and name == "a dictionary of text that is not UTF-8":
         assert result.exit_code == 0  # a plan reads headers alone
         return
@@ -43,6 +45,21 @@ def test_a_bad_source_ends_the_command_in_one_line(
     assert len(lines) == 1
     assert "Traceback" not in result.output
     assert not (tmp_path / "out" / "run_id=t" / "pairs" / "_SUCCESS").exists()
+
+
+@pytest.mark.parametrize("at", ["the output itself", "the folder of the run"])
+def test_an_output_that_may_not_be_written_ends_the_command_in_one_line(tmp_path: Path, at: str) -> None:
+    rows = [make_row(f"p{number}") for number in range(5)]
+    config = _configure(tmp_path, write_rows(tmp_path / "source", rows), INLINE)
+    forbidden = tmp_path / "out" / ("run_id=t" if at == "the folder of the run" else "")
+    forbidden.mkdir(parents=True)
+    forbidden.chmod(0o555)
+    with without_override():
+        result = call_mmcsal("run", config, "--until", "ingest")
+    lines = [line for line in result.stderr.splitlines() if line.startswith("mmcsal: ")]
+    assert (result.exit_code, len(lines), "Traceback" in result.output) == (6, 1, False), result.output
+    assert re.search(rf"PermissionError: .*Permission denied: '{forbidden}.*'; .* mend it", lines[0])
+    assert list(forbidden.iterdir()) == []
 
 
 def _make_bad_rows() -> tuple[dict[str, list[Any]], dict[str, str]]:

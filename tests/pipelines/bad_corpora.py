@@ -1,6 +1,8 @@
 """Corpora with one bad pair beside a good one, and what becomes of them: ingested, and decoded as for the features."""
 
-from collections.abc import Callable
+import ctypes
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,6 +26,9 @@ WriteSource: TypeAlias = Callable[[Path], Source]
 Found: TypeAlias = dict[str | None, str]
 """Reasons of rejected pairs by id."""
 
+_DAC_OVERRIDE = 1 << 1 | 1 << 2
+"""Capabilities of Linux: reading and writing in spite of permissions, and searching folders in spite of them."""
+
 GOOD_IMAGE = encode_image(Image.new("RGB", (20, 20), "red"))
 GOOD_JPEG = encode_image(Image.effect_noise((200, 200), 50), "JPEG")
 GOOD_SOUND = encode_wav(np.full((4_000, 1), 0.5), 8_000)
@@ -38,16 +43,18 @@ INLINE: Configs = {"image": {"column": "image", "image_size": 32}, "text": {"col
 URIS: Configs = {"image": {"uri_column": "path", "image_size": 32}, "text": {"column": "text"}}
 
 
-def read_corpus(source: Source, configs: Configs, work: Path) -> tuple[list[str], Found]:
+def read_corpus(
+    source: Source, configs: Configs, work: Path, options: Mapping[str, Any] | None = None
+) -> tuple[list[str], Found]:
     """Ingest and decode a corpus; return the ids that go on, and the reasons of the others by id."""
-    ingested = ingest_source(SourceConfig.model_validate(source), configs, work)
+    ingested = ingest_source(SourceConfig.model_validate(source), configs, work, options=options)
     pairs, modalities = ingested.pairs.read_table(), ingested.modalities
     rejects, kept = [pq.read_table(work / "rejects" / "data" / "ingest.parquet")], []
     if pairs.num_rows:
         vectors = {name: each for name, each in modalities.items() if each.kind == "vector"}
-        dims = {name: find_vector_dim(iter([pairs]), name, each, {}) for name, each in vectors.items()}
+        dims = {name: find_vector_dim(iter([pairs]), name, each, options or {}) for name, each in vectors.items()}
         numbered = pairs.add_column(0, ROW, pa.array(range(pairs.num_rows), pa.int64()))
-        chunk, undecoded = ChunkDecoder(modalities, {}, dims).decode_chunk(numbered, "features")
+        chunk, undecoded = ChunkDecoder(modalities, options or {}, dims).decode_chunk(numbered, "features")
         kept, rejects = chunk["pair_id"].to_pylist(), [*rejects, undecoded.drop_columns([ROW])]
     refused = pa.concat_tables(rejects)
     assert len(kept) + refused.num_rows == ingested.num_rows
@@ -55,6 +62,21 @@ def read_corpus(source: Source, configs: Configs, work: Path) -> tuple[list[str]
         assert ";" in message, "a message says what to do after a semicolon"
         assert " at 0x" not in message
     return kept, dict(zip(refused["pair_id"].to_pylist(), refused["reason"].to_pylist(), strict=True))
+
+
+@contextmanager
+def without_override() -> Iterator[None]:
+    """Let what is forbidden to the owner of a file be forbidden to root too, in this thread, while the block runs."""
+    libc = ctypes.CDLL(None)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # the layout of what follows, and this thread
+    held = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable capabilities, then those above the 32nd
+    assert libc.capget(header, held) == 0
+    given_up = (ctypes.c_uint32 * 6)(held[0] & ~_DAC_OVERRIDE, *held[1:])
+    assert libc.capset(header, given_up) == 0
+    try:
+        yield
+    finally:
+        assert libc.capset(header, held) == 0
 
 
 def write_files(folder: Path, stem: str, **contents: bytes | None) -> None:

@@ -18,11 +18,12 @@ from tests.pipelines.bad_corpora import (
     latin_column,
     make_row,
     read_corpus,
+    without_override,
     write_rows,
 )
 from tests.pipelines.ingested_source import Configs
 from tests.pipelines.test_bad_files import FILES
-from tests.pipelines.test_bad_rows import ROWS
+from tests.pipelines.test_bad_rows import IDS, ROWS, TEXTS
 
 
 def _broken_parquet(folder: Path) -> Source:
@@ -30,6 +31,12 @@ def _broken_parquet(folder: Path) -> Source:
     content = (folder / "a.parquet").read_bytes()
     (folder / "b.parquet").write_bytes(content[: len(content) // 2])
     return {**source, "url": str(folder)}
+
+
+def _forbidden_parquet(folder: Path) -> Source:
+    source = write_rows(folder, [make_row("good")])
+    (folder / "a.parquet").chmod(0)
+    return source
 
 
 def _empty_folder(folder: Path) -> Source:
@@ -85,6 +92,13 @@ ERRORS: list[tuple[str, Configs, WriteSource, type[MmcsalError], str]] = [
         _text("a.parquet", b"{}", "parquet"),
         DataError,
         r"a\.parquet is not readable as Parquet",
+    ),
+    (
+        "a shard that may not be read",
+        INLINE,
+        _forbidden_parquet,
+        DataError,
+        r"source/a\.parquet is not readable as Parquet \(PermissionError",
     ),
     (
         "a column that is not there",
@@ -184,15 +198,41 @@ def test_a_bad_source_is_an_error_that_names_it(
     tmp_path: Path, modalities: Configs, write: WriteSource, kind: type[MmcsalError], words: str
 ) -> None:
     source = write(tmp_path / "source")
-    with pytest.raises(kind, match=words) as caught:
+    with without_override(), pytest.raises(kind, match=words) as caught:
         read_corpus(source, modalities, tmp_path / "work")
     assert ";" in str(caught.value), "a message says what to do after a semicolon"
 
 
+ELSEWHERE = {
+    "one pair alone": "tests/integration/test_bad_input_runs.py::test_a_handful_of_pairs_is_a_run_or_a_clear_no",
+    "a model file that would run code": (
+        "tests/core/test_backbones_hugging_face.py::test_weights_that_would_run_code_are_refused_and_run_none"
+    ),
+    "a link that is dead": "tests/pipelines/test_bad_rows.py::test_a_dead_link_is_rejected",
+    "a store that goes on failing": (
+        "tests/pipelines/test_bad_rows.py::test_a_store_that_goes_on_failing_is_an_error_and_no_reject"
+    ),
+    "an output that may not be written": (
+        "tests/integration/test_bad_input_runs.py::test_an_output_that_may_not_be_written_ends_the_command_in_one_line"
+    ),
+}
+"""Kinds that are no row of a table, and the tests that show what becomes of them."""
+
+
 def test_the_tables_name_at_least_forty_kinds() -> None:
-    names = [row[0] for row in (*FILES, *ROWS, *ERRORS)]
+    names = [row[0] for row in (*FILES, *ROWS, *TEXTS, *IDS, *ERRORS)] + list(ELSEWHERE)
     assert len(names) == len({*names, "a store that nobody knows"}) + 1
     assert len(names) >= 40
+    for test in ELSEWHERE.values():
+        path, _, name = test.partition("::")
+        assert f"\ndef {name}(" in (Path(__file__).parents[2] / path).read_text()
+    missing = {
+        *("a caption of 1 MB", "a caption of HTML and script", "an id with slashes", "an id with a new line"),
+        *("one pair alone", "a model file that would run code", "an archive cut in half"),
+        *("a shard cut in half", "a shard that may not be read", "an output that may not be written"),
+        *("a decompression bomb", "a text in Latin-1", "an id that stands twice", "a vector of NaN"),
+    } - set(names)
+    assert missing == set()
 
 
 def test_every_reason_stands_in_the_data_dictionary() -> None:
