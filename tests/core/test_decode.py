@@ -44,6 +44,9 @@ VECTOR = resolve_modality("vector", ModalityConfig(column="v"))
         ("LA", "PNG", (0, 0), (255, 255, 255)),
         ("I;16", "PNG", 257 * 200, (200, 200, 200)),
         ("CMYK", "TIFF", (0, 0, 0, 255), (0, 0, 0)),
+        ("CMYK", "JPEG", (0, 255, 255, 0), (255, 0, 0)),
+        ("RGB", "WEBP", (128, 128, 128), (128, 128, 128)),
+        ("RGBA", "WEBP", (255, 0, 0, 0), (255, 255, 255)),
     ],
 )
 def test_every_mode_becomes_rgb_on_white(mode: str, form: str, color: Any, expected: tuple[int, ...]) -> None:
@@ -59,9 +62,12 @@ def test_a_palette_image_with_transparency_is_composited_on_white() -> None:
     assert tuple(decode_image(encode_image(image, transparency=0), SIZE, PIXELS)[0, 0]) == (255, 255, 255)
 
 
-def test_the_first_frame_of_an_animation_is_taken() -> None:
+@pytest.mark.parametrize(("form", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {})])
+def test_the_first_frame_of_an_animation_is_taken(form: str, options: dict[str, Any]) -> None:
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
-    content = encode_image(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    content = encode_image(frames[0], form, save_all=True, append_images=frames[1:], **options)
+    with Image.open(io.BytesIO(content)) as image:
+        assert getattr(image, "n_frames", 1) == 2
     assert tuple(decode_image(content, SIZE, PIXELS)[0, 0]) == (255, 0, 0)
 
 
@@ -147,6 +153,15 @@ def test_audio_that_cannot_be_used_is_named() -> None:
     assert reason_of(b"no sound", AUDIO) == "unreadable_audio"
     assert reason_of(b"", AUDIO) == "unreadable_audio"
     assert reason_of(encode_wav(np.zeros((0, 1)), 8_000), AUDIO) == "empty_audio"
+
+
+@pytest.mark.parametrize(("rate", "is_read"), [(99, False), (100, True), (10_000_000, True), (10_000_001, False)])
+def test_a_sample_rate_that_no_sound_has_is_named(rate: int, is_read: bool) -> None:
+    content = encode_wav(np.full((100_000, 1), 0.5), rate)
+    if is_read:
+        assert np.abs(decode_audio(content, 8_000, 0.01)).max() > 0.4
+    else:
+        assert reason_of(content, AUDIO) == "unreadable_audio"
 
 
 @pytest.mark.parametrize(

@@ -3,22 +3,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from mmcsal_core.artifacts import Artifact, Plan, plan_ranges
+from mmcsal_core.corpus.decode_audio import decode_audio
+from mmcsal_core.corpus.decode_chunk import ChunkDecoder
 from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
 from mmcsal_core.corpus.pair_id import find_duplicate_rows, hash_pair_id, hash_pair_ids
 from mmcsal_core.corpus.references import read_contents
 from mmcsal_core.corpus.sources import SourceConfig, list_source, stage_tables
 from mmcsal_core.corpus.sources.pairs import PairReader
 from mmcsal_core.errors import GateError
+from mmcsal_core.schema import ROW
 from mmcsal_core.storage import Store
 from pipelines import ingest
 from pipelines.ingest import STAGE, IdWorker, PairWorker, ingest_pairs
 from pipelines.ingest_config import IngestConfig
 from pipelines.stage_run import Resources, StageProgress, StageRun
+from tests.encoded_media import encode_wav
+from tests.pipelines.ingested_source import ingest_source
 from tests.s3_server import REGION
 
 Configs = dict[str, dict[str, Any]]
@@ -130,6 +136,28 @@ def test_columns_stand_in_the_order_of_the_contract(tmp_path: Path) -> None:
     assert pairs["source_row"].to_pylist() == [0, 1, 2, 3, 0, 1]
     assert pairs["image_uri"][4].as_py() == f"{tmp_path}/source/data/b.parquet#column=image&row=0"
     assert pairs.schema.field("image_bytes").type == pa.large_binary()
+
+
+@pytest.mark.parametrize("with_bytes", [False, True])
+def test_sounds_are_read_as_hugging_face_stores_them(tmp_path: Path, with_bytes: bool) -> None:
+    tones = [encode_wav(np.full((4_000, 1), level), 8_000) for level in (0.25, 0.5)]
+    (tmp_path / "sounds").mkdir()
+    (tmp_path / "sounds" / "b.wav").write_bytes(tones[1])
+    schema = pa.schema(
+        [("text", pa.string()), ("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))],
+        {"huggingface": json.dumps({"info": {"features": {"audio": {"sampling_rate": 8_000, "_type": "Audio"}}}})},
+    )
+    cells = [{"bytes": tones[0], "path": "a.wav"}, {"bytes": None, "path": "sounds/b.wav"}]
+    rows = [{"text": f"sound {i}", "audio": cell} for i, cell in enumerate(cells)]
+    pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / "a.parquet")
+    configs: Configs = {"audio": {"column": "audio", "sample_rate": 8_000, "window_s": 0.5}, "text": {"column": "text"}}
+    source = _source("parquet", tmp_path / "a.parquet")
+    ingested = ingest_source(source, configs, tmp_path / "run", with_bytes=with_bytes)
+    pairs = ingested.pairs.read_table()
+    decoder = ChunkDecoder(ingested.modalities)
+    chunk, rejects = decoder.decode_chunk(pairs.add_column(0, ROW, pa.array([0, 1], pa.int64())), "features")
+    assert rejects.num_rows == 0
+    np.testing.assert_array_equal(decoder.unpack("audio", chunk), [decode_audio(tone, 8_000, 0.5) for tone in tones])
 
 
 def _reject_content(folder: Path) -> None:
