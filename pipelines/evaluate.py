@@ -28,6 +28,7 @@ from mmcsal_core.evaluation import (
 from mmcsal_core.evaluation.contest import check_budgets
 from mmcsal_core.evaluation.rehearsal import rehearse_contest
 from mmcsal_core.evaluation.stored_labels import StoredLabels, read_labelled_pool
+from mmcsal_core.metrics import measure_suspicion_auc
 from mmcsal_core.reporting.curves import plot_curves
 from mmcsal_core.reporting.evaluation_tables import render_evaluation
 from mmcsal_core.schema import SCHEMA_VERSION
@@ -170,7 +171,15 @@ def describe_evaluation(
         "num_pairs": pool.num_pairs,
         "num_unlabelled": int((pool.labels == NO_LABEL).sum()),
         "num_mispaired": None if pool.mispaired is None else int(pool.mispaired.sum()),
+        "suspicion_auc": _judge_suspicion(pool),
     }
+
+
+def _judge_suspicion(pool: LabelledPool) -> float | None:
+    """Return the AUC with which suspicion finds the mispaired pairs; None where it or the truth is not known."""
+    if pool.mispaired is None or pool.suspicion is None:
+        return None
+    return measure_suspicion_auc(pool.suspicion, pool.mispaired)
 
 
 def publish_findings(out: Artifact, plan: Plan, about: dict[str, Any], config: EvaluateConfig) -> list[FileRecord]:

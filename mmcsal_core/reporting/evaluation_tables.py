@@ -42,6 +42,7 @@ def render_evaluation(about: Mapping[str, Any], summary: pa.Table, saving: pa.Ta
         own = frame[frame[MEASURE] == measure]
         if len(own):
             lines += [f"## {title}", "", *_tabulate(own, is_rising=measure != MISPAIRED_SHARE), ""]
+    lines += _tell_suspicion(about)
     lines += ["## Labels that random needs, as a multiple", "", *_tabulate_savings(factors)]
     return "\n".join(lines) + "\n"
 
@@ -58,6 +59,17 @@ def _introduce(about: Mapping[str, Any]) -> Iterator[str]:
         "all pairs, test pairs too, and no label."
     )
     yield ""
+
+
+def _tell_suspicion(about: Mapping[str, Any]) -> Iterator[str]:
+    if about["suspicion_auc"] is not None:
+        yield "## Mispaired pairs told by suspicion"
+        yield ""
+        yield (
+            f"AUC {about['suspicion_auc']:.3f}: so often one of the {about['num_mispaired']} mispaired pairs is more "
+            f"suspicious than a right one, among all {about['num_pairs']} pairs. 0.5 is chance, 1 is best."
+        )
+        yield ""
 
 
 def _tabulate(frame: pd.DataFrame, *, is_rising: bool) -> Iterator[str]:

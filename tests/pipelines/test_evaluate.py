@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from mmcsal_core.artifacts import MANIFEST, PLAN, SUCCESS, Artifact, Manifest
 from mmcsal_core.errors import ConfigError, DataError, GateError
@@ -17,7 +18,7 @@ from mmcsal_core.evaluation.stored_labels import read_labelled_pool
 from mmcsal_core.neighbors.backbone_space import reduce_features
 from mmcsal_core.neighbors.sorted_tables import read_sorted
 from mmcsal_core.neighbors.stored_suspicion import read_suspicion
-from mmcsal_core.schema import PAIR_ID
+from mmcsal_core.schema import PAIR_ID, SUSPICION, SUSPICION_FILE
 from mmcsal_core.schema_evaluation import contest_schema, label_saving_schema, summary_schema
 from mmcsal_core.selection import SelectionConfig
 from mmcsal_core.storage import Store
@@ -132,6 +133,17 @@ def test_every_file_is_there_and_says_what_it_is(evaluated: tuple[Artifact, Mani
     assert manifest.created_at[:7] not in json.dumps(about) + out.store.read_bytes("summary.md").decode()
 
 
+def test_suspicion_is_judged_by_the_truth_over_all_pairs(
+    evaluated: tuple[Artifact, Manifest], made: PairArtifacts
+) -> None:
+    out, _ = evaluated
+    stored = made.locate().neighbors.store.read_table(SUSPICION_FILE)
+    numbers = np.array([int(name[-5:]) for name in stored[PAIR_ID].to_pylist()])
+    expected = roc_auc_score(numbers % 9 == 0, stored[SUSPICION].to_numpy())
+    assert read_about(out)["suspicion_auc"] == pytest.approx(expected, abs=1e-12)
+    assert f"AUC {expected:.3f}: so often one of the 34 mispaired pairs" in out.store.read_bytes("summary.md").decode()
+
+
 def test_the_page_shows_the_summary(evaluated: tuple[Artifact, Manifest]) -> None:
     out, _ = evaluated
     page = out.store.read_bytes("summary.md").decode()
@@ -181,12 +193,13 @@ def test_actors_publish_the_same_bytes(
 def test_pairs_without_a_label_stay_in_the_pool_and_are_never_tested_on(made: PairArtifacts, tmp_path: Path) -> None:
     out, _ = evaluate(made, tmp_path, label_column="some", mispaired_column=None, probes=("knn",))
     about, rows = read_about(out), out.read_table().to_pandas()
-    assert (about["num_unlabelled"], about["num_mispaired"]) == (30, None)
+    assert (about["num_unlabelled"], about["num_mispaired"], about["suspicion_auc"]) == (30, None, None)
     assert about["num_pool"] + about["num_test"] == NUM_PAIRS
     assert about["num_pool"] - 30 + about["num_test"] == sum(about["classes"].values())
     assert (rows["num_labels"] < rows["num_picks"]).any()
     assert rows["mispaired_share"].isna().all()
-    assert "Mispaired" not in out.store.read_bytes("summary.md").decode()
+    page = out.store.read_bytes("summary.md").decode()
+    assert ("Mispaired" in page, "AUC" in page) == (False, False)
 
 
 def test_labels_are_read_in_the_order_of_pair_id(made: PairArtifacts) -> None:
