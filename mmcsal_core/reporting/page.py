@@ -16,6 +16,7 @@ from mmcsal_core.reporting.gallery import Card
 from mmcsal_core.reporting.plots import (
     plot_alignment,
     plot_coverage,
+    plot_diagnostics,
     plot_losses,
     plot_projection,
     plot_retrieval,
@@ -80,13 +81,15 @@ def render_page(numbers: Mapping[str, Any], cards: Sequence[Card], *, title: str
     )
     environment.filters |= {"count": format_count, "number": format_number, "percent": format_percent}
     coverage, alignment, encoder = numbers["coverage"], numbers["alignment"], numbers["encoder"]
+    measures = list_measures(encoder["before"], encoder["after"])
     page: str = environment.get_template("index.html.j2").render(
         title=title,
         thumbnail_px=thumbnail_px,
         numbers=numbers,
         cards=cards,
         stage_names=STAGE_NAMES,
-        measures=list_measures(encoder["before"], encoder["after"]),
+        measures=measures,
+        diagnostics_plot=_draw_diagnostics(measures),
         coverage_plot=_draw(plot_coverage, coverage) if coverage["budgets"] else None,
         alignment_plot=_draw(plot_alignment, alignment),
         loss_plot=_draw(plot_losses, encoder["losses"]) if encoder["losses"] else None,
@@ -98,6 +101,12 @@ def render_page(numbers: Mapping[str, Any], cards: Sequence[Card], *, title: str
 
 def _draw(plot: Callable[..., str], *values: Any) -> Markup:
     return Markup(plot(*values))  # noqa: S704  our own drawing
+
+
+def _draw_diagnostics(measures: Sequence[Measure]) -> Markup | None:
+    taken = {each.name: [row for row in each.rows if any(value is not None for value in row[1:])] for each in measures}
+    panels = {name: rows for name, rows in taken.items() if rows}
+    return _draw(plot_diagnostics, panels) if panels else None
 
 
 def _draw_retrieval(encoder: Mapping[str, Any]) -> Markup | None:

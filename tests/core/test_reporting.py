@@ -4,6 +4,7 @@ import base64
 import importlib.util
 import io
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from math import comb
@@ -37,7 +38,17 @@ from mmcsal_core.reporting.numbers import (
     locate_ids,
 )
 from mmcsal_core.reporting.page import MINUS, NOT_MEASURED, format_number, list_measures, render_page
-from mmcsal_core.reporting.plots import INK, plot_coverage, plot_losses, plot_projection, plot_retrieval
+from mmcsal_core.reporting.plots import (
+    CENTRED,
+    INK,
+    SELECTED,
+    DiagnosticRow,
+    plot_coverage,
+    plot_diagnostics,
+    plot_losses,
+    plot_projection,
+    plot_retrieval,
+)
 from mmcsal_core.reporting.projection import project_embeddings
 from mmcsal_core.schema import (
     embedding_schema,
@@ -311,6 +322,40 @@ def test_measures_stand_in_the_order_of_the_page_with_what_is_missing() -> None:
     assert [row[0].rpartition(" ")[2] for row in retrieval.rows] == ["1", "5", "10"] * 2
     assert list_measures(None, {"modality_gap": {"a->b": 1.0}})[0].rows == (("a → b", None, None, 1.0),)
     assert list_measures(None, None) == []
+
+
+def read_marks(drawing: str, color: str) -> list[list[float]]:
+    """Return how far right the marks of a colour stand, by column of panels from the top down."""
+    columns = re.split(r'<g id="(?:axes|legend)_\d+">', drawing)[1:3]
+    return [[float(x) for x in re.findall(rf'<use [^>]*x="([\d.]+)"[^>]*fill: {color}', part)] for part in columns]
+
+
+def test_diagnostics_are_drawn_by_measure_on_scales_of_their_own() -> None:
+    panels: dict[str, list[DiagnosticRow]] = {
+        "Modality gap": [("a → b", 0.8, 0.1, 0.2), ("a → c", 0.4, 0.1, 0.9)],
+        "Effective rank": [("a", 3.0, None, 30.0), ("b", 20.0, None, 10.0), ("c", None, 20.0, 20.0)],
+        "Alignment": [("a → b", 0.0, -0.01, 0.01)],
+    }
+    drawing = plot_diagnostics(panels)
+    assert drawing == plot_diagnostics(panels)
+    assert INK not in drawing
+    texts = ("Modality gap", "Alignment", "Effective rank", "after training", "a → c", f"{MINUS}0.01")
+    assert [drawing.count(f">{text}</text>") for text in texts] == [1] * 6
+    (least, most, alignment), ranks = read_marks(drawing, SELECTED)
+    (one, other, lowest), (rank,) = read_marks(drawing, CENTRED)
+    assert lowest == one == other < least < most == alignment  # by panel the lowest and the highest of all
+    assert (least - one) / (most - one) == pytest.approx(0.1 / 0.8, abs=1e-4)
+    assert ranks[2] == rank == pytest.approx((ranks[0] + ranks[1]) / 2, abs=1e-4)
+
+
+def test_a_page_draws_what_was_measured_and_names_it_for_those_who_do_not_see(inputs: ReportInputs) -> None:
+    numbers = collect_numbers(inputs, list(MODALITIES), SETTINGS)
+    page = render_page(numbers, [], title="t", thumbnail_px=96)
+    assert page.count(">Cluster agreement</text>") == 1
+    assert 'role="img" aria-label="Modality gap, Modality told apart, Pair retrieval, Alignment, Cluster' in page
+    numbers["encoder"] |= {"before": {"num_pairs": 9, "modality_gap": {"a->b": None}}, "after": {}}
+    page = render_page(numbers, [], title="t", thumbnail_px=96)
+    assert ("after training</text>" in page, "<b>Modality gap</b>" in page) == (False, True)
 
 
 @pytest.mark.parametrize(

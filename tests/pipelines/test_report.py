@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 from pydantic import ValidationError
 
 from mmcsal_core.artifacts import Artifact, Manifest
+from mmcsal_core.reporting.plots import CENTRED
 from mmcsal_core.storage import Store
 from mmcsal_core.validation import validate_run
 from pipelines.report import STAGE, write_report
@@ -109,10 +110,14 @@ def test_the_policy_stops_the_attack_even_unescaped(tmp_path: Path, browser: Bro
 
 def test_page_renders(tmp_path: Path, browser: Browser) -> None:
     picture = tmp_path / "page.png"
-    browser.render_png(make_reported(tmp_path), picture, (1280, 1600))
+    browser.render_png(make_reported(tmp_path), picture, (1280, 3200))
     with Image.open(picture) as image:
-        assert image.size == (1280, 1600)
+        assert image.size == (1280, 3200)
         assert len(np.unique(np.asarray(image.convert("L")))) > 50
+        shown = np.asarray(image.convert("RGB"))
+    is_mark = (shown == ImageColor.getrgb(CENTRED)).all(axis=2)
+    assert is_mark.sum() > 200  # the diamonds of seven measures, of some thirty pixels each
+    assert np.ptp(np.flatnonzero(is_mark.any(axis=1))) > 200
 
 
 def test_report_json_has_stable_keys(tmp_path: Path) -> None:
