@@ -1,5 +1,7 @@
 """The embed stage: unit vectors in the published schema, equal bits under any number of shards and actors."""
 
+from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ DIMS = {"image": 12, "text": 9}
 NUM_ROWS = 5 * CHUNK_ROWS + 100
 
 
-def make_features() -> pa.Table:
+def make_features(dims: Mapping[str, int] = DIMS) -> pa.Table:
     """Make features/ rows of which about a tenth was rejected, and of one chunk all but two."""
     rng = np.random.default_rng(0)
     kept = rng.random(NUM_ROWS) > 0.1
@@ -29,10 +31,15 @@ def make_features() -> pa.Table:
     rows = np.flatnonzero(kept)
     shared = rng.normal(size=(len(rows), 4))
     columns = [pa.array(rows), pa.array([f"p{row:04d}" for row in rows])]
-    for dim in DIMS.values():
+    for dim in dims.values():
         vectors = (shared @ rng.normal(size=(4, dim)) + 0.3 * rng.normal(size=(len(rows), dim))).astype(np.float32)
         columns.append(pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dim))
-    return pa.table(columns, schema=feature_schema(DIMS))
+    return pa.table(columns, schema=feature_schema(dims))
+
+
+def fit_to(features: pa.Table, dims: Mapping[str, int] = DIMS) -> Encoder:
+    vectors = {name: np.array(features[f"{name}_feature"].to_pylist(), dtype=np.float32) for name in dims}
+    return fit_encoder(vectors, config=EncoderConfig(dim=8, hidden_width=16, epochs=2), seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +49,7 @@ def features() -> pa.Table:
 
 @pytest.fixture(scope="module")
 def encoder(features: pa.Table) -> Encoder:
-    vectors = {name: np.array(features[f"{name}_feature"].to_pylist(), dtype=np.float32) for name in DIMS}
-    return fit_encoder(vectors, config=EncoderConfig(dim=8, hidden_width=16, epochs=2), seed=0)
+    return fit_to(features)
 
 
 def publish_features(root: Path, table: pa.Table, rows_per_shard: int) -> Artifact:
@@ -68,17 +74,20 @@ def publish_encoder(root: Path, encoder: Encoder) -> Artifact:
     return artifact
 
 
-def test_rows_are_embedded_in_order_under_the_schema(features: pa.Table, encoder: Encoder) -> None:
+@pytest.mark.parametrize("dims", [DIMS, {**DIMS, "audio": 7}])
+def test_rows_are_embedded_in_order_under_the_schema(dims: dict[str, int]) -> None:
+    features = make_features(dims)
+    encoder = fit_to(features, dims)
     table = embed.embed_table(encoder, features)
-    assert table.schema == embedding_schema(list(DIMS), 8)
+    assert table.schema == embedding_schema(list(dims), 8)
     assert table["pair_id"].to_pylist() == features["pair_id"].to_pylist()
-    vectors = {name: np.array(table[f"{name}_embedding"].to_pylist(), dtype=np.float32) for name in DIMS}
+    vectors = {name: np.array(table[f"{name}_embedding"].to_pylist(), dtype=np.float32) for name in dims}
     for name, matrix in vectors.items():
         assert np.allclose(np.linalg.norm(matrix, axis=1), 1, atol=1e-5)
         numbers = table[f"prototype_{name}"].to_numpy()
         assert np.array_equal(numbers, np.argmax(matrix @ encoder.prototypes[name].T, axis=1))
-    cosines = np.einsum("nd,nd->n", vectors["image"], vectors["text"])
-    assert np.allclose(table["alignment"].to_numpy(), cosines, atol=1e-6)
+    cosines = [np.einsum("nd,nd->n", one, other) for one, other in combinations(vectors.values(), 2)]
+    assert np.allclose(table["alignment"].to_numpy(), np.mean(cosines, axis=0), atol=1e-6)
 
 
 @pytest.mark.parametrize("num_chunks", [1, 2, 5])

@@ -14,12 +14,26 @@ from mmcsal_core.neighbors.index import decode_index, find_rows
 from mmcsal_core.neighbors.stored_spaces import read_backbone_spaces
 from mmcsal_core.neighbors.stored_suspicion import WITNESSES, publish_suspicion, read_suspicion
 from mmcsal_core.neighbors.suspicion import measure_alignment, measure_consistency
-from mmcsal_core.schema import PAIR_ID, SUSPICION_FILE, backbone_space, neighbor_schema, suspicion_schema
+from mmcsal_core.schema import (
+    PAIR_ID,
+    SUSPICION_FILE,
+    backbone_space,
+    embedding_column,
+    feature_column,
+    neighbor_schema,
+    suspicion_schema,
+)
 from mmcsal_core.selection import SelectionConfig, measure_suspicion
 from mmcsal_core.storage import Store
 from pipelines.neighbors import INDEX_IDS, STAGE, NeighborWorker, find_neighbors, name_index, publish_indexes
 from pipelines.stage_run import Resources, StageProgress, StageRun
-from tests.pipelines.pair_artifacts import PairArtifacts, publish, publish_out_of_fold, write_pair_artifacts
+from tests.pipelines.pair_artifacts import (
+    PairArtifacts,
+    publish,
+    publish_out_of_fold,
+    to_vectors,
+    write_pair_artifacts,
+)
 
 CONFIG = NeighborConfig(num_neighbors=5, backbone_dims=8)
 
@@ -110,22 +124,52 @@ def test_suspicion_survives_a_kill_before_the_manifest_and_names_a_pair_that_is_
         read_suspicion(out, ids[1:])
 
 
-def test_edges_are_the_nearest_neighbours_of_every_relation(made: PairArtifacts, tmp_path: Path) -> None:
-    edges = publish_without_ray(made, tmp_path, 600).read_table()
+def add_audio(made: PairArtifacts, folder: Path) -> PairArtifacts:
+    """Publish the same pairs with a third modality near the first."""
+    rng, run = np.random.default_rng(3), Store(str(folder))
+    raw = made.pool.embeddings["image"] + 0.2 * rng.normal(size=made.pool.embeddings["image"].shape)
+    z = (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32)
+    x = (raw @ rng.normal(size=(raw.shape[1], 12))).astype(np.float32)
+    artifacts = Artifact(run, "embeddings", "embed"), Artifact(run, "features", "features")
+    sources, columns = (made.embeddings, made.features), (embedding_column("audio"), feature_column("audio"))
+    for artifact, source, column, matrix in zip(artifacts, sources, columns, (z, x), strict=True):
+        table = source.read_table()
+        rows = [int(name[-5:]) for name in table[PAIR_ID].to_pylist()]
+        publish(artifact, table.append_column(column, to_vectors(matrix[rows])))
+    pool = replace(
+        made.pool, embeddings={**made.pool.embeddings, "audio": z}, features={**made.pool.features, "audio": x}
+    )
+    return replace(made, run=run, embeddings=artifacts[0], features=artifacts[1], pool=pool)
+
+
+@pytest.mark.parametrize("names", [("image", "text"), ("image", "text", "audio")])
+def test_edges_are_the_nearest_neighbours_of_every_relation(
+    made: PairArtifacts, tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    pairs = add_audio(made, tmp_path / "three") if "audio" in names else made
+    out = publish_without_ray(pairs, tmp_path, 600)
+    edges = out.read_table()
     assert edges.schema.equals(neighbor_schema(), check_metadata=True)
     frame = edges.to_pandas()
     assert set(frame["relation"]) == {
-        *("image->image", "text->text", "image->text", "text->image"),
-        *("image.backbone->image.backbone", "text.backbone->text.backbone"),
+        *(f"{query}->{target}" for query in names for target in names),
+        *(f"{name}.backbone->{name}.backbone" for name in names),
     }
-    z = dict(made.pool.embeddings)
-    z |= {backbone_space(name): reduce_features(x, 8) for name, x in made.pool.features.items()}
+    z = dict(pairs.pool.embeddings)
+    z |= {backbone_space(name): reduce_features(x, 8) for name, x in pairs.pool.features.items()}
     for relation, group in frame.sort_values(["pair_id", "neighbor_rank"]).groupby("relation"):
         query, target = str(relation).split("->")
         found = np.array([made.ids.index(name) for name in group["neighbor_id"]]).reshape(600, 5)
         np.testing.assert_array_equal(found, find_rows(z[query], z[target], CONFIG))
         cosines = np.einsum("nd,nkd->nk", z[query], z[target][found])
         np.testing.assert_allclose(group["similarity"].to_numpy().reshape(600, 5), cosines, atol=1e-6)
+    suspicion = measure_suspicion(
+        pairs.pool.embeddings,
+        features=pairs.pool.features,
+        out_of_fold_alignment=made.unseen,
+        config=SelectionConfig(search=CONFIG),
+    )
+    np.testing.assert_array_equal(out.store.read_table(SUSPICION_FILE)["suspicion"].to_numpy(), suspicion)
 
 
 def test_the_stage_publishes_indexes_and_edges_and_resumes(

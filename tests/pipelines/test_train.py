@@ -3,8 +3,9 @@
 import errno
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import faiss
@@ -49,6 +50,7 @@ from pipelines.stage_run import Resources, StageProgress, StageRun
 from tests.ray_processes import list_children, name_process
 
 CONFIG = EncoderConfig(dim=16, hidden_width=32, epochs=4, batch_size=64, warmup_fraction=0.25, out_of_fold_epochs=3)
+DIMS = {"image": 24, "text": 20, "audio": 12}
 NAMES = ("image", "text")
 
 Vectors = npt.NDArray[np.float32]
@@ -65,15 +67,15 @@ def one_thread() -> Iterator[None]:
     faiss.omp_set_num_threads(before[1])
 
 
-def publish_features(root: Path, num_pairs: int = 300) -> Artifact:
+def publish_features(root: Path, num_pairs: int = 300, names: Sequence[str] = NAMES) -> Artifact:
     """Publish features of a planted structure in shards of one chunk, the ids not in the order of the rows."""
     rng = np.random.default_rng(0)
     shared = 1.5 * rng.normal(size=(10, 5))[rng.integers(10, size=num_pairs)] + rng.normal(size=(num_pairs, 5))
-    views = [np.tanh(shared @ rng.normal(size=(5, dim))).astype(np.float32) for dim in (24, 20)]
+    views = [np.tanh(shared @ rng.normal(size=(5, dim))).astype(np.float32) for dim in map(DIMS.__getitem__, names)]
     ids = pa.array([f"p{number:04d}" for number in rng.permutation(num_pairs)])
     columns = [pa.array(range(num_pairs)), ids]
     columns += [pa.FixedSizeListArray.from_arrays(pa.array(view.ravel()), view.shape[1]) for view in views]
-    table = pa.table(columns, schema=feature_schema({"image": 24, "text": 20}))
+    table = pa.table(columns, schema=feature_schema({name: DIMS[name] for name in names}))
     artifact = Artifact(Store(str(root)), "features", "features")
     plan = artifact.begin("f", lambda: plan_ranges(num_pairs, 256))
     for shard in plan.shards:
@@ -92,10 +94,10 @@ def make_run(
     return StageRun(out, "fit", resources, on_progress=report)
 
 
-def read_features(features: Artifact) -> dict[str, Vectors]:
+def read_features(features: Artifact, names: Sequence[str] = NAMES) -> dict[str, Vectors]:
     """Read all features at once, sorted by `pair_id`."""
     table = features.read_table().sort_by(PAIR_ID)
-    return {name: stack_vectors(table, feature_column(name)) for name in NAMES}
+    return {name: stack_vectors(table, feature_column(name)) for name in names}
 
 
 def test_features_are_spooled_in_the_order_of_the_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,34 +146,36 @@ def test_the_pace_counts_what_an_earlier_attempt_did_and_measures_this_one(tmp_p
     assert read_progress(other.store) is None
 
 
-@pytest.mark.parametrize("num_actors", [1, 2])
+@pytest.mark.parametrize(("num_actors", "names"), [(1, NAMES), (2, NAMES), (1, tuple(DIMS))])
 def test_a_stage_resumed_from_a_checkpoint_publishes_the_bytes_of_the_in_process_fit(
-    tmp_path: Path, ray_session: None, num_actors: int
+    tmp_path: Path, ray_session: None, num_actors: int, names: Sequence[str]
 ) -> None:
-    features, seen, opened = publish_features(tmp_path), list[StageProgress](), list[str]()
+    features, seen, opened = publish_features(tmp_path, names=names), list[StageProgress](), list[str]()
     run = make_run(tmp_path, seen=seen, num_actors=num_actors)
     run = replace(run, open_ray=lambda: opened.append("Ray"))
     run.out.begin(run.fingerprint, list)
-    leave_an_interrupted_training(spool_features(features, NAMES), run.out.store.child(CHECKPOINTS))
-    manifest = train.train_encoder(features=features, modalities=NAMES, seed=1, config=CONFIG, run=run)
-    whole = save_encoder(fit_encoder(read_features(features), config=CONFIG, seed=1))
+    leave_an_interrupted_training(spool_features(features, names), run.out.store.child(CHECKPOINTS))
+    manifest = train.train_encoder(features=features, modalities=names, seed=1, config=CONFIG, run=run)
+    whole = save_encoder(fit_encoder(read_features(features, names), config=CONFIG, seed=1))
     assert {name: run.out.store.read_bytes(name) for name in whole} == whole
     files = [name for name in run.out.store.list_files() if not name.startswith("_")]
-    names = [WEIGHTS_FILE, CARD_FILE, "metrics.json", OUT_OF_FOLD_FILE]
-    assert files == sorted(names) == sorted(record.name for record in manifest.files)
+    expected_files = [WEIGHTS_FILE, CARD_FILE, "metrics.json", OUT_OF_FOLD_FILE]
+    assert files == sorted(expected_files) == sorted(record.name for record in manifest.files)
     scores = run.out.store.read_table(OUT_OF_FOLD_FILE)
     assert scores.schema.equals(out_of_fold_schema(), check_metadata=True)
     assert scores[PAIR_ID].to_pylist() == sorted(scores[PAIR_ID].to_pylist())
-    expected = measure_out_of_fold(read_features(features), CONFIG, seed=1)
+    expected = measure_out_of_fold(read_features(features, names), CONFIG, seed=1)
     assert scores[OUT_OF_FOLD_ALIGNMENT].to_numpy().tobytes() == expected.tobytes()
     assert manifest.pairs_in == manifest.pairs_out == 300
     assert manifest.properties["dim"] == 16
-    assert manifest.properties["modalities"] == ["image", "text"]
+    assert manifest.properties["modalities"] == list(names)
     assert manifest.properties["encoder_sha256"] == manifest.files[0].sha256
     metrics = json.loads(run.out.store.read_bytes("metrics.json"))
     assert [set(epoch) for epoch in metrics["losses"]] == [{"info_nce", "proto_nce"}] * 4
     assert metrics["before"]["num_pairs"] == metrics["after"]["num_pairs"] == 30
-    assert metrics["before"]["modality_gap"]["image->text"] > metrics["after"]["modality_gap"]["image->text"]
+    before, after = (metrics[moment]["modality_gap"] for moment in ("before", "after"))
+    assert set(before) == set(after) == {f"{one}->{other}" for one, other in combinations(names, 2)}
+    assert len(names) > 2 or before["image->text"] > after["image->text"]  # four epochs are too few for three
     assert [value > 0 for value in metrics["held_back_retrieval"]] == [True] * 4
     assert (metrics["epochs_run"], metrics["stopped_early"]) == (4, False)
     assert {(progress.unit, progress.total) for progress in seen} == {("epochs", 4 + 3 * 3)}
@@ -179,6 +183,22 @@ def test_a_stage_resumed_from_a_checkpoint_publishes_the_bytes_of_the_in_process
     assert seen[-1].done == 13
     assert opened == ["Ray"] * (num_actors - 1)
     assert any(progress.pairs_per_second and progress.eta_s is not None for progress in seen)
+
+
+def test_a_stage_that_stops_early_says_so_and_publishes_the_bytes_of_the_in_process_fit(tmp_path: Path) -> None:
+    features, seen = publish_features(tmp_path), list[StageProgress]()
+    changes = {"epochs": 40, "learning_rate": 3e-2, "early_stop_patience": 1, "out_of_fold_folds": 0}
+    config, run = CONFIG.model_copy(update=changes), make_run(tmp_path, seen=seen, num_actors=1)
+    manifest = train.train_encoder(features=features, modalities=NAMES, seed=1, config=config, run=run)
+    whole = save_encoder(fit_encoder(read_features(features), config=config, seed=1))
+    assert {name: run.out.store.read_bytes(name) for name in whole} == whole
+    metrics = json.loads(run.out.store.read_bytes("metrics.json"))
+    retrieval, num_epochs = metrics["held_back_retrieval"], metrics["epochs_run"]
+    assert (metrics["stopped_early"], manifest.properties["epochs"]) == (True, num_epochs)
+    assert 1 < num_epochs < 40
+    assert len(retrieval) == len(metrics["losses"]) == num_epochs
+    assert metrics["best_epoch"] == num_epochs - 1 == 1 + int(np.argmax(retrieval))
+    assert (seen[-1].done, seen[-1].total) == (40, 40)
 
 
 def leave_an_interrupted_training(spool: FeatureSpool, checkpoints: Store) -> None:
