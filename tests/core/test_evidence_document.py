@@ -1,13 +1,20 @@
 """The evidence document is written from figures: thresholds at their edges, means, and what did not work."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from mmcsal_core.errors import ConfigError
 from tests.benchmarks.selection_machine import Machine
+from tests.core.pair_pools import make_clustered_pool
+from tests.evidence.__main__ import ONE_THREAD, ROOT, main
 from tests.evidence.cells import Cell, Findings, Protocol, Score, ViewResult
 from tests.evidence.claims import (
+    judge_centring,
     judge_classifier,
     judge_coverage,
     judge_gap,
@@ -31,7 +38,8 @@ from tests.evidence.encoder_views import (
     name_default_encoder,
 )
 from tests.evidence.figures import Figures, collect_figures, compare, find_best_per_set, find_best_single
-from tests.evidence.results import CellResult
+from tests.evidence.frozen_features import LabelledFeatures, find_cached, save_features
+from tests.evidence.results import CellResult, ResultFile, fingerprint_grid
 
 NAMES = ("openmoji", "google", "twitter")
 OWN = name_default_encoder()
@@ -151,6 +159,20 @@ def test_prototypes_are_judged_against_info_nce(own: GapMeasures, holds: tuple[b
     assert found == holds
 
 
+@pytest.mark.parametrize(("accuracy", "holds"), [(0.554, True), (0.546, False)])
+def test_prototypes_must_select_better_than_centring_alone(accuracy: float, holds: bool) -> None:
+    own = {"google": accuracy, "twitter": 0.5}
+    cells = [Cell(name, 0.0, 0, encoder) for name in own for encoder in (OWN, INFO_NCE)]
+    other = {"google": 0.6, "twitter": 0.45}
+    figures = collect_figures(
+        _make_result(cell, {DEFAULT: (own if cell.encoder == OWN else other)[cell.set_name]}) for cell in cells
+    )
+    verdict = judge_centring(figures, 0.0, OWN)
+    half = compare(pd.Series(own), pd.Series(other)).half_width
+    shown = f"{show((accuracy + 0.5) / 2 + 0.02)} against .545 ({(accuracy - 0.55) / 2:+.3f} ± {half:.3f}, 1/2 sets)"
+    assert (verdict.holds, verdict.figures) == (holds, shown)
+
+
 def test_figures_are_shown_with_three_digits() -> None:
     assert [show(value) for value in (0.5, -0.0214, 0.9996, 1.0, 10.25)] == [
         ".500",
@@ -227,3 +249,49 @@ def test_claims_without_their_cells_are_left_out() -> None:
     assert any(text.startswith("20 % mispaired") for text in texts)
     clean = collect_figures([_make_result(Cell("google", 0.0, 0, OWN), ACCURACIES)])
     assert {claim.text.partition(":")[0] for claim in list_claims(clean)} == {"clean"}
+
+
+def _keep_default_result(cell: Cell, folder: Path) -> None:
+    """Keep a made result of the default encoder for the budgets, the code and the packages of a real run."""
+    protocol = Protocol()
+    _, result = _make_result(cell, ACCURACIES)
+    budgets = dict(zip((1, 2, 3), protocol.budgets_per_class, strict=True))
+    (view,) = result.findings.views
+    view = replace(view, scores=tuple(replace(each, per_class=budgets[each.per_class]) for each in view.scores))
+    findings = replace(result.findings, views=(view,))
+    fingerprint = fingerprint_grid(protocol)
+    kept = replace(result, fingerprint=fingerprint, findings=findings)
+    ResultFile(folder / "results.jsonl", fingerprint).add(kept)
+
+
+def test_the_command_runs_what_lacks_and_renders_the_same_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ONE_THREAD:
+        monkeypatch.setenv(name, "1")  # given back at the end: the command sets it for good
+    pool = make_clustered_pool(40, 2)
+    labels = np.array([f"class {number}" for number in pool.clusters])
+    features = {"text": pool.features["text"], "audio": pool.features["image"]}
+    save_features(LabelledFeatures(features, labels, np.full(40, "")), find_cached("tux-paint", tmp_path))
+    published = (ROOT / "docs" / "evidence.md").read_bytes()
+    command = ["--profile", "quick", "--processes", "1", "--folder", str(tmp_path), "--cache", str(tmp_path)]
+    with pytest.raises(ConfigError, match="needs a result, got none for 16 cells; run without --render"):
+        main([*command, "--render"])
+    _keep_default_result(Cell("tux text-audio", 0.0, 0, OWN), tmp_path)
+    main([*command, "--only", "tux text-audio | 0 | 0"])
+    shown = capsys.readouterr().out
+    assert "1 of 2 cells have results" in shown
+    assert f"[1/1] tux text-audio | 0 | 0 | {INFO_NCE}: " in shown
+    text, kept = (tmp_path / "quick.md").read_text(), (tmp_path / "results.jsonl").read_text()
+    assert f"wrote {tmp_path / 'quick.md'}" in shown
+    assert "Written by `make evidence PROFILE=quick`; do not edit." in text
+    assert "**Incomplete: 2 of 16 cells have results.** 2 cells of the grid" in text
+    assert "| tux text-audio | confirmed on | text + audio | 2 | 28 | 12 |" in text
+    assert f"| {OWN}, the default: selection better than with mean-centring alone | **" in text
+    main([*command, "--render"])
+    assert (tmp_path / "quick.md").read_text() == text
+    assert (tmp_path / "results.jsonl").read_text() == kept
+    assert len(kept.splitlines()) == 2
+    with pytest.raises(ConfigError, match="got none for 16 cells"):
+        main([*command, "--fresh", "--render"])
+    assert (ROOT / "docs" / "evidence.md").read_bytes() == published

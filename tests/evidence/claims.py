@@ -3,6 +3,7 @@
 Thresholds are fixed here, before a run; a claim about a share of mispaired pairs that was not run is left out.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +11,16 @@ import pandas as pd
 
 from tests.evidence.contestants import DEFAULT, NO_ALIGNMENT, RANDOM
 from tests.evidence.encoder_views import CENTRED, INFO_NCE, UNTRAINED, list_encoders, name_default_encoder
-from tests.evidence.figures import BALANCED, COVERAGE, MISPAIRED, Figures, compare, find_best_per_set, find_best_single
+from tests.evidence.figures import (
+    BALANCED,
+    COVERAGE,
+    MISPAIRED,
+    Comparison,
+    Figures,
+    compare,
+    find_best_per_set,
+    find_best_single,
+)
 
 WON_SETS = 2 / 3
 """Share of the sets on which the default must be at or above the best baseline of the set."""
@@ -81,6 +91,12 @@ def show(value: float) -> str:
     """Return three digits after the point, without the leading 0."""
     text = f"{value:.3f}"
     return text.replace("0.", ".", 1) if abs(value) < 1 and not text.endswith("1.000") else text
+
+
+def describe_comparison(found: Comparison) -> str:
+    """Return difference, interval where there are several sets, and the sets at or above."""
+    interval = "" if math.isnan(found.half_width) else f" ± {found.half_width:.3f}"
+    return f"{found.difference:+.3f}{interval}, {found.wins}/{found.num_sets} sets"
 
 
 def _list_selection_claims(share: float) -> list[Claim]:
@@ -180,8 +196,10 @@ def judge_retrieval(figures: Figures, share: float, view: str) -> Verdict:
 
 def judge_centring(figures: Figures, share: float, view: str) -> Verdict:
     """Compare the default strategy through prototypes and through centred embeddings of InfoNCE alone."""
-    own, other = _compare_views(figures.by_view(share, BALANCED), view, f"{INFO_NCE}{CENTRED}")
-    return Verdict(own > other, f"{show(own)} against {show(other)}")
+    by_view, centred = figures.by_view(share, BALANCED), f"{INFO_NCE}{CENTRED}"
+    own, other = _compare_views(by_view, view, centred)
+    found = compare(by_view[view], by_view[centred])
+    return Verdict(own > other, f"{show(own)} against {show(other)} ({describe_comparison(found)})")
 
 
 def _compare_views(by_set: pd.DataFrame, view: str, other: str = INFO_NCE) -> tuple[float, float]:

@@ -1,12 +1,11 @@
 """The tables of the evidence document, each from figures to Markdown."""
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 import pandas as pd
 
-from tests.evidence.claims import Claim, Verdict, describe_share, show
+from tests.evidence.claims import Claim, Verdict, describe_comparison, describe_share, show
 from tests.evidence.contestants import (
     CONTINUOUS,
     DEFAULT,
@@ -26,7 +25,6 @@ from tests.evidence.figures import (
     BALANCED,
     COVERAGE,
     MISPAIRED,
-    Comparison,
     Figures,
     compare,
     find_best_per_set,
@@ -154,12 +152,6 @@ def _list_harm(by_set: pd.DataFrame) -> list[str]:
         if found.difference > 0:
             harm.append(f"`{name}` did better than the default ({describe_comparison(found)}).")
     return harm
-
-
-def describe_comparison(found: Comparison) -> str:
-    """Return difference, interval where there are several sets, and the sets at or above."""
-    interval = "" if math.isnan(found.half_width) else f" ± {found.half_width:.3f}"
-    return f"{found.difference:+.3f}{interval}, {found.wins}/{found.num_sets} sets"
 
 
 def render_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
