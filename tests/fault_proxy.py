@@ -57,6 +57,7 @@ class FaultProxy:
         dropped_headers: in lower case, that do not reach the server.
         share: of the requests that meet a random fault.
         random: draws them.
+        num_requests: that have come.
         met: the faults that have happened.
         seen: the requests that have come.
     """
@@ -66,6 +67,7 @@ class FaultProxy:
     dropped_headers: set[str] = field(default_factory=set)
     share: float = 0.0
     random: Random = field(default_factory=Random)
+    num_requests: int = 0
     met: list[tuple[Fault, str, str]] = field(default_factory=list)
     seen: list[Request] = field(default_factory=list)
     _queue: list[tuple[Fault, str, str]] = field(default_factory=list)
@@ -84,6 +86,7 @@ class FaultProxy:
     def take(self, method: str, path: str) -> Fault | None:
         """Return what befalls a request."""
         with self._lock:
+            self.num_requests += 1
             for planned in self._queue:
                 if planned[1] == method and planned[2] in path:
                     self._queue.remove(planned)

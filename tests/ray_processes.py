@@ -2,6 +2,16 @@
 
 import psutil
 
+WORK = {
+    "ingest": ("_BatchAdapter",),
+    "features": ("_EmbedAndCommit", "decode_batch"),
+    "train": ("_fit_alone",),
+    "embed": ("_BatchAdapter",),
+    "neighbors": ("_BatchAdapter",),
+    "coreset": ("ShardActor",),
+}
+"""What is in the names of a stage's workers; a report is made by the driver."""
+
 
 def list_children(process: psutil.Process, *, recursive: bool) -> list[psutil.Process]:
     """Return the processes that a process has started; none where it has ended."""
@@ -19,7 +29,10 @@ def name_process(process: psutil.Process) -> str:
         return ""
 
 
-def is_busy_worker(process: psutil.Process) -> bool:
-    """Say whether a worker works for a job; agents belong to the raylet, which dies with them."""
+def works_for(process: psutil.Process, stage: str) -> bool:
+    """Say whether a process is a worker of a stage.
+
+    Idle ones, agents and the actors that Ray Data keeps for itself are none: with them nothing of the job is lost.
+    """
     name = name_process(process)
-    return name.startswith("ray::") and "IDLE" not in name and "Agent" not in name
+    return name.startswith("ray::") and any(part in name for part in WORK.get(stage, ()))

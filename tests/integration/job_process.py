@@ -23,6 +23,17 @@ QUICK_ENCODER = {
     "out_of_fold_epochs": 1,
 }
 
+FOLDERS = {
+    "ingest": "pairs",
+    "features": "features",
+    "train": "encoder",
+    "embed": "embeddings",
+    "neighbors": "neighbors",
+    "coreset": "selection",
+    "report": "report",
+}
+"""What each stage publishes, in the order of the stages."""
+
 
 def make_config(corpus: Path, output: Path, **changes: Any) -> dict[str, Any]:
     """Describe a quick job on a corpus made by `tests.corpora.write_image_text_parquet`."""

@@ -1,15 +1,14 @@
 """A cluster of three nodes and a store that fails now and then: whatever is lost, a rerun ends with the same picks.
 
 The nodes are raylets of their own on this machine and share nothing but the store, a real S3 server behind a proxy that
-lets one request in fifty fail, stall or break off. Meanwhile a node is lost, or a worker, or the job's own process.
-`make test` takes one seed, `make faults` all.
+lets a share of all requests fail, stall or break off. Meanwhile a node is lost, or a worker, or the job's own process,
+or the whole job: its process and all its workers. `make test` takes one seed, `make faults` all.
 """
 
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,36 +18,54 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import s3fs
+from ray._private.node import Node
 from ray.cluster_utils import Cluster
 
+from mmcsal_core.storage import Store
 from tests.fault_proxy import FaultProxy, open_fault_proxy
-from tests.integration.job_process import call_json, make_config, run_json, start_mmcsal, write_config
-from tests.ray_processes import is_busy_worker, list_children
+from tests.integration.job_process import call_json, make_config, run_json, write_config
+from tests.integration.losses import Moment, disturb_job, draw_moments, kill
+from tests.ray_processes import list_children, works_for
 from tests.s3_server import REGION
 
 NUM_SEEDS = int(os.environ.get("MMCSAL_CLUSTER_FAULTS", "1"))
-FAULTY_SHARE = 0.02
-TIMEOUT_S = 400.0
+FAULTY_SHARE = float(os.environ.get("MMCSAL_FAULTY_SHARE", "0.02"))
 SETTINGS = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
 
 
-def _lose_node(cluster: Cluster, job: "subprocess.Popen[str]", draw: Random) -> None:
-    cluster.remove_node(draw.choice(list(cluster.worker_nodes)), allow_graceful=False)
+def _list_workers(nodes: Iterable[Node], stage: str) -> list[psutil.Process]:
+    """List those of a stage's workers that are on some nodes."""
+    raylets = [psutil.Process(node.all_processes["raylet"][0].process.pid) for node in nodes]
+    return [child for raylet in raylets for child in list_children(raylet, recursive=False) if works_for(child, stage)]
 
 
-def _kill_worker(cluster: Cluster, job: "subprocess.Popen[str]", draw: Random) -> None:
-    raylets = [node.all_processes["raylet"][0].process.pid for node in cluster.list_all_nodes()]
-    children = [child for pid in raylets for child in list_children(psutil.Process(pid), recursive=False)]
-    busy = [child for child in children if is_busy_worker(child)]
-    for worker in draw.sample(busy, min(1, len(busy))):
-        worker.send_signal(signal.SIGKILL)
+def _lose_node(cluster: Cluster, job: psutil.Process, stage: str, draw: Random) -> bool:
+    busy = [node for node in cluster.worker_nodes if _list_workers([node], stage)]
+    if busy:
+        cluster.remove_node(draw.choice(busy), allow_graceful=False)
+    return bool(busy)
 
 
-def _kill_job(cluster: Cluster, job: "subprocess.Popen[str]", draw: Random) -> None:
-    job.send_signal(signal.SIGKILL)
+def _kill_job(cluster: Cluster, job: psutil.Process, stage: str, draw: Random) -> bool:
+    return kill([job])
 
 
-LOSSES: tuple[Callable[[Cluster, "subprocess.Popen[str]", Random], None], ...] = (_lose_node, _kill_job, _kill_worker)
+def _kill_worker(cluster: Cluster, job: psutil.Process, stage: str, draw: Random) -> bool:
+    workers = _list_workers(cluster.list_all_nodes(), stage)
+    return kill(draw.sample(workers, min(1, len(workers))))
+
+
+def _kill_job_and_workers(cluster: Cluster, job: psutil.Process, stage: str, draw: Random) -> bool:
+    workers = _list_workers(cluster.list_all_nodes(), stage)
+    return bool(workers) and kill([job]) and kill(workers)
+
+
+LOSSES: dict[str, Callable[[Cluster, psutil.Process, str, Random], bool]] = {
+    "a node": _lose_node,
+    "the job's own process": _kill_job,
+    "a worker": _kill_worker,
+    "the whole job": _kill_job_and_workers,
+}
 
 
 @pytest.fixture
@@ -69,16 +86,6 @@ def proxy(s3_endpoint: str) -> Iterator[FaultProxy]:
         yield proxy
 
 
-def _wait_for_objects(bucket: s3fs.S3FileSystem, folder: str, count: int, job: "subprocess.Popen[str]") -> None:
-    """Wait until the run has written so many objects, or has ended."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while job.poll() is None and time.monotonic() < deadline:
-        bucket.invalidate_cache()
-        if bucket.exists(folder) and len(bucket.find(folder)) >= count:
-            return
-        time.sleep(0.2)
-
-
 def _read_picks(folder: Path) -> pa.Table:
     """Return the selection without what names the place of the corpus."""
     return pq.read_table(folder / "selection" / "data").drop_columns(["image_uri"]).replace_schema_metadata()
@@ -92,33 +99,46 @@ def test_a_rerun_ends_in_the_same_picks(
     s3_endpoint: str,
     proxy: FaultProxy,
     cluster: Cluster,
+    *,
     seed: int,
+    record_property: Callable[[str, object], None],
 ) -> None:
-    name, draw = f"cluster-faults-{seed}", Random(seed)
+    name, draw, reference = f"cluster-faults-{seed}", Random(seed), Path(finished["output"]) / "run_id=t"
     bucket = s3fs.S3FileSystem(endpoint_url=s3_endpoint, skip_instance_cache=True)
     bucket.mkdir(name, region_name=REGION)
     bucket.put(str(dirty_corpus), f"{name}/{dirty_corpus.name}")
     options = {"endpoint_url": proxy.endpoint, "config_kwargs": {"read_timeout": 2}}
     values = make_config(dirty_corpus, tmp_path, source_options=options, output_options=options)
-    values |= {"output": f"s3://{name}/out", "ray": {"address": cluster.address}}
+    values |= {"ray": {"address": cluster.address}}
     values["source"]["url"] = f"s3://{name}/{dirty_corpus.name}"
     values["resources"] = {"rows_per_shard": 256, "num_readers": 2, "num_actors": 2, "selection_actors": 2}
-    config = write_config(tmp_path / "job.yaml", values)
-    lose = LOSSES[seed % len(LOSSES)]
+    target = list(LOSSES)[seed % len(LOSSES)]
+
+    def prepare(moment: Moment) -> tuple[Path, Store]:
+        output = f"s3://{name}/{moment.stage}"
+        config = write_config(tmp_path / "job.yaml", values | {"output": output})
+        return config, Store(f"{output}/run_id=t", {"endpoint_url": s3_endpoint})
+
+    def lose(job: "subprocess.Popen[str]", stage: str) -> bool:
+        return LOSSES[target](cluster, psutil.Process(job.pid), stage, draw)
+
     proxy.random, proxy.share = Random(seed), FAULTY_SHARE
-    with start_mmcsal("run", config) as job:
-        _wait_for_objects(bucket, f"{name}/out", draw.randrange(2, 90), job)
-        lose(cluster, job, draw)
-        _, told = job.communicate(timeout=TIMEOUT_S)
-    assert "Traceback" not in told
-    assert job.returncode in ((-signal.SIGKILL,) if lose is _kill_job else (0, 6)), told
+    job = disturb_job(draw_moments(draw, seed + 1, reference), prepare, lose)
+    lost = f"{target} in {job.stage}"
+    record_property("lost", lost)
+    assert "Traceback" not in job.told, (lost, job.told)
+    is_killed = target in ("the job's own process", "the whole job")
+    assert job.returncode in ((-signal.SIGKILL,) if is_killed else (0, 6)), (lost, job.told)
+    expected, kinds = FAULTY_SHARE * proxy.num_requests, {fault for fault, _, _ in proxy.met}
     assert proxy.met
+    assert abs(len(proxy.met) - expected) <= 4 * expected**0.5 + 1
+    assert len(kinds) >= min(3, len(proxy.met) // 7)
     proxy.share = 0.0
-    run_json("run", config)
-    assert call_json("run", config)["executed"] == []
+    run_json("run", job.config)
+    assert call_json("run", job.config)["executed"] == []
+    copy = tmp_path / "copy"
     bucket.invalidate_cache()
-    bucket.get(f"{name}/out", str(tmp_path / "copy"), recursive=True)
-    copy = tmp_path / "copy" / "run_id=t"
+    bucket.get(job.run.root, str(copy), recursive=True)
     assert call_json("validate", copy)["ok"] is True
-    assert _read_picks(copy).equals(_read_picks(Path(finished["output"]) / "run_id=t"))
+    assert _read_picks(copy).equals(_read_picks(reference))
     bucket.rm(name, recursive=True)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.integration.job_process import (
+    FOLDERS,
     call_json,
     make_config,
     read_files,
@@ -22,16 +23,7 @@ from tests.integration.job_process import (
     write_config,
 )
 
-STAGE_OF = {
-    "pairs": "ingest",
-    "features": "features",
-    "encoder": "train",
-    "embeddings": "embed",
-    "neighbors": "neighbors",
-    "selection": "coreset",
-    "report": "report",
-}
-FOLDERS = tuple(STAGE_OF)
+ARTIFACTS = tuple(FOLDERS.values())
 ON_RAY = {"resources": {"rows_per_shard": 256, "num_actors": 2}}
 """With one actor the driver would do all of it itself."""
 
@@ -43,7 +35,7 @@ def is_under_way(run: Path, folder: str) -> bool:
     if folder in done:
         return any((run / folder).glob(done[folder]))
     status = run / "run_status.json"
-    return status.exists() and json.loads(status.read_text())["stage"] == STAGE_OF[folder]
+    return status.exists() and FOLDERS.get(json.loads(status.read_text())["stage"]) == folder
 
 
 def kill_within(process: subprocess.Popen[str], run: Path, folder: str, timeout_s: float = 120.0) -> bool:
@@ -72,17 +64,17 @@ def test_killed_in_each_stage_it_resumes_to_the_same_bytes(
     on_ray = write_config(tmp_path / "ray.yaml", make_config(dirty_corpus, tmp_path / "out", **ON_RAY))
     run = tmp_path / "out" / "run_id=t"
     met = []
-    for folder in FOLDERS:
+    for folder in ARTIFACTS:
         with start_mmcsal("run", on_ray if folder == "features" else disturbed) as process:
             met.append(kill_within(process, run, folder))
-        done = FOLDERS[: FOLDERS.index(folder)]
+        done = ARTIFACTS[: ARTIFACTS.index(folder)]
         assert all((run / name / "_SUCCESS").exists() for name in done)
-    assert met == [True] * len(FOLDERS)
+    assert met == [True] * len(ARTIFACTS)
     assert json.loads((run / "run_status.json").read_text())["state"] == "running"
     assert call_json("status", run)["is_alive"] is False
     assert run_json("run", disturbed)["executed"] == ["report"]
     assert call_json("validate", run)["ok"] is True
-    for folder in FOLDERS:
+    for folder in ARTIFACTS:
         assert read_results(run / folder) == read_results(reference / folder), folder
 
 

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -150,3 +151,13 @@ def test_a_large_object_is_written_in_parts_whole_or_not_at_all(bucket: str, pro
     assert store.read_bytes("b") == data
     assert store.list_files() == ["b"]
     store.remove()
+
+
+def test_every_fault_that_passes_befalls_some_request() -> None:
+    proxy = FaultProxy("", share=1.0, random=Random(0))
+    for method in ("GET", "HEAD", "PUT", "POST", "DELETE") * 40:
+        proxy.take(method, "/a")
+    assert {fault for fault, _, _ in proxy.met} == {"500", "503", "reset", "stall", "truncate", "lost answer"}
+    assert {method for fault, method, _ in proxy.met if fault == "truncate"} == {"GET"}
+    assert {method for fault, method, _ in proxy.met if fault == "lost answer"} == {"PUT", "DELETE"}
+    assert len(proxy.met) == proxy.num_requests
