@@ -129,8 +129,14 @@ def test_killed_while_it_picks_it_goes_on_from_its_log(finished: dict[str, Any],
     ids=["SIGTERM", "SIGTERM on Ray", "SIGINT"],  # Ray takes SIGTERM for itself, and leaves SIGINT alone
 )
 def test_a_signal_ends_the_run_with_its_code_and_frees_the_lock(
-    dirty_corpus: Path, tmp_path: Path, number: signal.Signals, code: int, changes: dict[str, Any]
+    finished: dict[str, Any],
+    dirty_corpus: Path,
+    tmp_path: Path,
+    number: signal.Signals,
+    code: int,
+    changes: dict[str, Any],
 ) -> None:
+    reference = Path(finished["output"]) / "run_id=t"
     config = write_config(tmp_path / "job.yaml", make_config(dirty_corpus, tmp_path / "out", **changes))
     run = tmp_path / "out" / "run_id=t"
     with start_mmcsal("run", config) as process:
@@ -138,9 +144,17 @@ def test_a_signal_ends_the_run_with_its_code_and_frees_the_lock(
             assert process.poll() is None
             time.sleep(0.01)
         assert run_mmcsal("run", config, expect=5).startswith("mmcsal: another run holds")
+        assert json.loads((run / "_lock.json").read_text())["pid"] == process.pid
+        assert json.loads((run / "run_status.json").read_text())["state"] == "running"
+        assert read_results(run / "pairs") == read_results(reference / "pairs")  # the refused run has touched nothing
         process.send_signal(number)
         process.communicate(timeout=60)
     assert process.returncode == code
     status = json.loads((run / "run_status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("interrupted", code)
     assert not (run / "_lock.json").exists()
+    if (number, changes) == (signal.SIGTERM, {}):  # on Ray the rerun would take longer, and `make faults` has it
+        assert "ingest" not in run_json("run", config)["executed"]
+        assert call_json("validate", run)["ok"] is True
+        for folder in ARTIFACTS:
+            assert read_results(run / folder) == read_results(reference / folder), folder
