@@ -7,6 +7,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from ray._private.state import actors
 
 from jobs.check import check_run
 from jobs.config import JobConfig, parse_config
@@ -17,7 +18,7 @@ from jobs.steps import lay_out
 from mmcsal_core.errors import ConfigError, DataError
 from pipelines.stage_names import STAGES
 from tests.corpora import make_image_text_table
-from tests.integration.job_process import make_config, read_files
+from tests.integration.job_process import make_config, read_files, read_results
 
 NUM_EARLIER, NUM_ADDED = 520, 170
 CORRECTED = "pair-000005"
@@ -79,6 +80,11 @@ def _read(config: JobConfig, query: str) -> list[Any]:
     return duckdb.execute(query.format(config.run_store.url)).fetchall()
 
 
+def _count_embedding_actors() -> int:
+    """Count the actors that have embedded in this Ray, dead ones too."""
+    return sum("_EmbedAndCommit" in actor["ActorClassName"] for actor in actors().values())
+
+
 @pytest.fixture(scope="module")
 def grown(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[GrowingCorpus, JobConfig, JobConfig]:
     """A corpus that has grown, the run before and the run after."""
@@ -109,6 +115,24 @@ def test_known_pairs_are_not_read_again_and_corrected_ones_are(
     rows = _read(two, "SELECT row FROM '{}/features/data/*.parquet'")
     assert rows == sorted(rows)
     assert check_run(two.run_store).failed == ()
+
+
+def test_two_actors_publish_the_same_bytes_and_embed_only_what_is_new(
+    grown: tuple[GrowingCorpus, JobConfig, JobConfig],
+) -> None:
+    corpus, one, two = grown
+    num_before = _count_embedding_actors()
+    changes = ["resources.num_actors=2", "resources.cpus_per_actor=0.5"]
+    on_actors = parse_config(_grow(corpus, Path(one.output), "actors").model_dump(mode="json"), changes)
+    assert run_job(on_actors, JsonReporter(), until="features").executed == ("ingest", "features")
+    assert _count_embedding_actors() - num_before == 2
+    published = [lay_out(config).features for config in (on_actors, two)]
+    results = [read_results(Path(features.store.url)) for features in published]
+    assert results[0] == results[1]
+    manifests = [features.read_manifest().model_copy(update={"created_at": ""}) for features in published]
+    assert manifests[0] == manifests[1]
+    # the pictures of known pairs are gone: to embed one again would be to reject it
+    assert manifests[0].rejects_by_reason == {"missing_file": 1}
 
 
 def test_the_encoder_is_kept_and_has_not_seen_what_is_new(grown: tuple[GrowingCorpus, JobConfig, JobConfig]) -> None:
