@@ -57,21 +57,41 @@ def write_config(path: Path, values: dict[str, Any]) -> Path:
     return path
 
 
-def start_mmcsal(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Popen[str]:
-    """Start a command without waiting for it."""
+PRIVATE_DISK = """
+kept=$(cat "$CONFIG")
+mount -t tmpfs tmpfs "$TMPDIR"
+printf "%s" "$kept" > "$CONFIG"
+exec "$@"
+"""
+"""Runs in mount and user namespaces of its own: what it writes to the folder no other process sees."""
+
+
+def start_mmcsal(*arguments: str | Path, cwd: Path | None = None, private: Path | None = None) -> subprocess.Popen[str]:
+    """Start a command without waiting for it.
+
+    Args:
+        arguments: of the command; the second one is its configuration.
+        cwd: working directory.
+        private: a folder that holds the configuration and is the place for temporary files, where the command gets a
+            disk of its own; no worker of a cluster can read it.
+    """
+    command, environment = [*MMCSAL, *map(str, arguments)], {"PYTHONPATH": str(Path(__file__).parents[2])}
+    if private is not None:
+        command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", PRIVATE_DISK, "sh", *command]
+        environment |= {"TMPDIR": str(private), "CONFIG": str(arguments[1])}
     return subprocess.Popen(
-        [*MMCSAL, *map(str, arguments)],
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, **environment},
     )
 
 
-def run_mmcsal(*arguments: str | Path, cwd: Path | None = None, expect: int = 0) -> str:
+def run_mmcsal(*arguments: str | Path, cwd: Path | None = None, private: Path | None = None, expect: int = 0) -> str:
     """Run a command to its end, check its exit code, return its stdout, or its stderr where it fails as expected."""
-    with start_mmcsal(*arguments, cwd=cwd) as process:
+    with start_mmcsal(*arguments, cwd=cwd, private=private) as process:
         out, err = process.communicate(timeout=300)
     assert process.returncode == expect, f"exit {process.returncode}\n{out}\n{err}"
     assert "Traceback" not in err
@@ -84,9 +104,9 @@ def call_mmcsal(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def run_json(*arguments: str | Path, cwd: Path | None = None) -> dict[str, Any]:
+def run_json(*arguments: str | Path, cwd: Path | None = None, private: Path | None = None) -> dict[str, Any]:
     """Run a command with `--json` and return its result."""
-    return dict(json.loads(run_mmcsal(*arguments, "--json", cwd=cwd)))
+    return dict(json.loads(run_mmcsal(*arguments, "--json", cwd=cwd, private=private)))
 
 
 def call_json(*arguments: str | Path) -> dict[str, Any]:

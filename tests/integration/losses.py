@@ -75,6 +75,7 @@ def disturb_job(
     moments: Iterable[Moment],
     prepare: Callable[[Moment], tuple[Path, Store]],
     lose: Callable[["subprocess.Popen[str]", str], bool],
+    private: Path | None = None,
 ) -> DisturbedJob:
     """Run a job, lose something at the first of the moments at which it can be lost, and wait for the job's end.
 
@@ -82,10 +83,11 @@ def disturb_job(
         moments: in the order in which they are tried, each on a new job.
         prepare: writes the configuration of a job that nothing has run yet; returns it, and the run's folder.
         lose: what is lost of a job that is held still in a stage; says whether anything was there to lose.
+        private: as for `start_mmcsal`.
     """
     for moment in moments:
         config, run = prepare(moment)
-        with start_mmcsal("run", config) as job:
+        with start_mmcsal("run", config, private=private) as job:
             stage = _lose_at(job, run, moment, lose)
             _, told = job.communicate(timeout=TIMEOUT_S)
         if stage is not None:

@@ -1,8 +1,9 @@
 """A cluster of three nodes and a store that fails now and then: whatever is lost, a rerun ends with the same picks.
 
 The nodes are raylets of their own on this machine and share nothing but the store, a real S3 server behind a proxy that
-lets a share of all requests fail, stall or break off. Meanwhile a node is lost, or a worker, or the job's own process,
-or the whole job: its process and all its workers. `make test` takes one seed, `make faults` all.
+lets a share of all requests fail, stall or break off; the job's own process has a disk that no worker sees. Meanwhile a
+node is lost, or a worker, or the job's own process, or the whole job: its process and all its workers. `make test` takes
+one seed, `make faults` all.
 """
 
 import os
@@ -108,6 +109,8 @@ def test_a_rerun_ends_in_the_same_picks(
     bucket.mkdir(name, region_name=REGION)
     bucket.put(str(dirty_corpus), f"{name}/{dirty_corpus.name}")
     options = {"endpoint_url": proxy.endpoint, "config_kwargs": {"read_timeout": 2}}
+    private = tmp_path / "private"
+    private.mkdir()
     values = make_config(dirty_corpus, tmp_path, source_options=options, output_options=options)
     values |= {"ray": {"address": cluster.address}}
     values["source"]["url"] = f"s3://{name}/{dirty_corpus.name}"
@@ -116,14 +119,14 @@ def test_a_rerun_ends_in_the_same_picks(
 
     def prepare(moment: Moment) -> tuple[Path, Store]:
         output = f"s3://{name}/{moment.stage}"
-        config = write_config(tmp_path / "job.yaml", values | {"output": output})
+        config = write_config(private / "job.yaml", values | {"output": output})
         return config, Store(f"{output}/run_id=t", {"endpoint_url": s3_endpoint})
 
     def lose(job: "subprocess.Popen[str]", stage: str) -> bool:
         return LOSSES[target](cluster, psutil.Process(job.pid), stage, draw)
 
     proxy.random, proxy.share = Random(seed), FAULTY_SHARE
-    job = disturb_job(draw_moments(draw, seed + 1, reference), prepare, lose)
+    job = disturb_job(draw_moments(draw, seed + 1, reference), prepare, lose, private)
     lost = f"{target} in {job.stage}"
     record_property("lost", lost)
     assert "Traceback" not in job.told, (lost, job.told)
@@ -134,7 +137,7 @@ def test_a_rerun_ends_in_the_same_picks(
     assert abs(len(proxy.met) - expected) <= 4 * expected**0.5 + 1
     assert len(kinds) >= min(3, len(proxy.met) // 7)
     proxy.share = 0.0
-    run_json("run", job.config)
+    run_json("run", job.config, private=private)
     assert call_json("run", job.config)["executed"] == []
     copy = tmp_path / "copy"
     bucket.invalidate_cache()
