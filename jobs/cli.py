@@ -22,6 +22,7 @@ from jobs.exit_codes import ExitCode, classify_error, find_cause
 from jobs.lock import is_held
 from jobs.progress import open_reporter
 from jobs.run_status import RUN_STATUS
+from mmcsal_core.credentials import mask_credentials
 from mmcsal_core.errors import ConfigError, DataError, MmcsalError
 from mmcsal_core.storage import Store
 
@@ -219,23 +220,25 @@ def _explain_failure(as_json: bool, _kind: object, error: BaseException | None, 
 
 
 def describe_failure(cause: BaseException, code: ExitCode) -> str:
-    """Say what happened and, where the error itself does not, what to do."""
+    """Say what happened and, where the error itself does not, what to do; credentials in URLs are masked."""
     if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
         return "stopped by a signal; the same command goes on where it was"
+    message = mask_credentials(str(cause))
     if isinstance(cause, MmcsalError):
-        return str(cause)
+        return message
     return (
-        f"{type(cause).__name__}: {cause}; this is about the machine, the store or its credentials: mend it, then the "
-        "same command goes on where it was"
+        f"{type(cause).__name__}: {message}; this is about the machine, the store or its credentials: mend it, then "
+        "the same command goes on where it was"
     )
 
 
 def _parse_options(options: list[str] | None) -> dict[str, str]:
     pairs = [option.partition("=") for option in options or ()]
-    wrong = ["".join(pair) for pair in pairs if not pair[1] or not pair[0]]
+    wrong = [number for number, pair in enumerate(pairs, start=1) if not pair[1] or not pair[0]]
     if wrong:
         raise ConfigError(
-            f"--store-option takes KEY=VALUE, got {wrong[0]!r}; write e.g. endpoint_url=http://127.0.0.1:9000"
+            f"--store-option takes KEY=VALUE, number {wrong[0]} is another text, not shown since it may hold a secret; "
+            "write e.g. endpoint_url=http://127.0.0.1:9000"
         )
     return {key: value for key, _, value in pairs}
 

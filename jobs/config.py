@@ -6,10 +6,8 @@ options enter no fingerprint, except that the encoder's holds workers, threads a
 its last bits.
 """
 
-import difflib
 import json
 import re
-import typing
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -17,12 +15,14 @@ from typing import Any
 
 import pyarrow as pa
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from jobs.config_errors import explain_invalid, explain_yaml, name_override
 from mmcsal_core.backbones import check_backbone, check_finetuning
 from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
 from mmcsal_core.corpus.sources import SourceConfig
 from mmcsal_core.corpus.sources.config import check_source
+from mmcsal_core.credentials import check_url
 from mmcsal_core.encoder.config import EncoderConfig
 from mmcsal_core.errors import ConfigError
 from mmcsal_core.evaluation.config import EvaluateConfig
@@ -62,8 +62,17 @@ class RayConfig(Settings):
         None, description="folder for what a local Ray's object store has no room for; by default below its session's"
     )
     namespace: str | None = Field(None, description="namespace of the job's actors on a shared cluster")
-    runtime_env: dict[str, Any] = Field(default_factory=dict, description="Ray's runtime environment for the workers")
+    runtime_env: dict[str, Any] = Field(
+        default_factory=dict,
+        repr=False,
+        description="Ray's runtime environment for the workers; Ray writes it into its logs, so no secrets",
+    )
     include_dashboard: bool = Field(False, description="start the dashboard of a local Ray, on loopback only")
+
+    @field_validator("address")
+    @classmethod
+    def _check_address(cls, address: str | None) -> str | None:
+        return None if address is None else check_url(address)
 
 
 class PricingConfig(Settings):
@@ -77,11 +86,15 @@ class JobConfig(Settings):
     """One run, whole."""
 
     run_id: str = Field(description="names the run's folder, <output>/run_id=<run_id>")
-    output: str = Field(description="folder of all runs; a path or any fsspec URL")
+    output: str = Field(description="folder of all runs; a path or any fsspec URL, without credentials")
     seed: int = Field(0, ge=0, description="of everything random")
     source: SourceConfig
-    source_options: dict[str, Any] = Field(default_factory=dict, description="fsspec storage options of the source")
-    output_options: dict[str, Any] = Field(default_factory=dict, description="fsspec storage options of the output")
+    source_options: dict[str, Any] = Field(
+        default_factory=dict, repr=False, description="fsspec storage options of the source"
+    )
+    output_options: dict[str, Any] = Field(
+        default_factory=dict, repr=False, description="fsspec storage options of the output"
+    )
     modalities: dict[str, ModalityConfig]
     ingest: IngestConfig = IngestConfig()
     features: FeaturesConfig = FeaturesConfig()
@@ -102,6 +115,11 @@ class JobConfig(Settings):
         if not _RUN_ID.fullmatch(run_id):
             raise ValueError(f"a run_id is letters, digits, '.', '_' and '-', got {run_id!r}; it names a folder")
         return run_id
+
+    @field_validator("output")
+    @classmethod
+    def _check_output(cls, output: str) -> str:
+        return check_url(output)
 
     @model_validator(mode="after")
     def _check_modalities(self) -> "JobConfig":
@@ -242,7 +260,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"the configuration cannot be read: {path} ({error.strerror}); check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the configuration must be YAML: {path}: {error}") from error
+        raise ConfigError(f"the configuration must be YAML: {path}: {explain_yaml(error)}; correct it") from None
     if not isinstance(values, dict):
         raise ConfigError(f"the configuration must be a mapping of keys, {path} holds {type(values).__name__}")
     return values
@@ -251,25 +269,26 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _apply_override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not all(key.split(".")):
-        raise ConfigError(f"--set takes a.b=value, got {override!r}; write e.g. --set selection.budget=200")
+        named = name_override(override, JobConfig)
+        raise ConfigError(f"--set takes a.b=value, got {named}; write e.g. --set selection.budget=200")
     *parents, last = key.split(".")
     node = values
     for parent in parents:
         child = node.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise ConfigError(f"--set {override!r}: {parent!r} holds a value, not keys; set {parent!r} itself")
+            raise ConfigError(f"--set {key}: {parent!r} holds a value, not keys; set {parent!r} itself")
         node = child
     try:
         node[last] = _convert_to_json(_parse_yaml(text))
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
+        raise ConfigError(f"--set {key}: the value is not YAML: {explain_yaml(error)}; quote it") from None
 
 
 def _validate(values: Mapping[str, Any], origin: str) -> JobConfig:
     try:
         return JobConfig.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        raise ConfigError(_explain(error, origin)) from error
+        raise ConfigError(explain_invalid(error, origin, JobConfig)) from error
 
 
 def _resolve(config: JobConfig) -> JobConfig:
@@ -293,36 +312,3 @@ def _resolve(config: JobConfig) -> JobConfig:
 
 def _make_absolute(url: str) -> str:
     return url if "://" in url else str(Path(url).expanduser().absolute())
-
-
-def _explain(error: ValidationError, origin: str) -> str:
-    lines = [_explain_one(problem) for problem in error.errors()]
-    return f"{origin}: " + "; ".join(lines)
-
-
-def _explain_one(problem: Mapping[str, Any]) -> str:
-    location, message = problem["loc"], problem["msg"].removeprefix("Value error, ")
-    key = ".".join(str(part) for part in location) or "configuration"
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key {key!r}{_suggest(location)}"
-    if problem["type"] == "missing":
-        return f"key {key!r} is required; add it"
-    if problem["type"] == "value_error":
-        return f"{key}: {message}"
-    return f"{key}: {message}, got {problem['input']!r}"
-
-
-def _suggest(location: tuple[int | str, ...]) -> str:
-    known = sorted(_known_keys(location[:-1]))
-    close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known keys are {', '.join(known)}"
-
-
-def _known_keys(location: Sequence[int | str]) -> list[str]:
-    model: Any = JobConfig
-    for part in location:
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            model = model.model_fields[str(part)].annotation
-        else:
-            model = typing.get_args(model)[-1]
-    return list(model.model_fields)

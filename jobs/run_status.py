@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from jobs.exit_codes import ExitCode, classify_error, find_cause
+from mmcsal_core.credentials import mask_credentials
 from mmcsal_core.storage import Store
 
 RUN_STATUS = "run_status.json"
@@ -73,7 +74,7 @@ class RunStatus:
         self._values["stage"] = self._values["stage"] if error else None
         if error is not None and not stopped:
             cause = find_cause(error)
-            self._values["error"] = {"kind": type(cause).__name__, "message": str(cause)}
+            self._values["error"] = {"kind": type(cause).__name__, "message": mask_credentials(str(cause))}
         self.write()
 
     def write(self) -> None:

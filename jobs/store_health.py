@@ -2,6 +2,7 @@
 
 import uuid
 
+from mmcsal_core.credentials import mask_credentials
 from mmcsal_core.filesystems import is_local, store_errors
 from mmcsal_core.settings import Settings
 from mmcsal_core.storage import Store
@@ -25,7 +26,7 @@ def probe_store(store: Store) -> StoreHealth:
         readable = store.read_bytes(name) == b"probe"
         store.remove(name)
     except store_errors() as error:
-        problem = f"{type(error).__name__}: {error}"
+        problem = mask_credentials(f"{type(error).__name__}: {error}")
         return StoreHealth(url=store.url, writable=False, conditional_writes=False, problem=problem)
     return StoreHealth(url=store.url, writable=first, conditional_writes=first and not second and readable)
 

@@ -18,7 +18,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmcsal_core.errors import ArtifactError
+from mmcsal_core.credentials import check_url
+from mmcsal_core.errors import ArtifactError, ConfigError
 from mmcsal_core.filesystems import open_filesystem
 from mmcsal_core.settings import Settings
 
@@ -46,10 +47,19 @@ class Store:
     Args:
         url: a path or any URL that fsspec knows, e.g. `s3://bucket/prefix`.
         options: storage options for fsspec, e.g. `{"endpoint_url": "http://127.0.0.1:9000"}`; never written anywhere.
+
+    Raises:
+        ConfigError: the URL holds credentials.
     """
 
     url: str
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        try:
+            check_url(self.url)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
     def child(self, *names: str) -> "Store":
         """Return the folder `names` below this one."""

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from mmcsal_core.credentials import check_url
 from mmcsal_core.errors import ConfigError, GateError
 from mmcsal_core.selection.config import SelectionConfig
 from mmcsal_core.selection.constraints.config import QuotaConfig
@@ -55,6 +56,11 @@ class CoresetConfig(SelectionConfig):
         if not isinstance(listed, list | tuple):
             return listed
         return tuple(str(each) if isinstance(each, int) and not isinstance(each, bool) else each for each in listed)
+
+    @field_validator("labelled", "exclude")
+    @classmethod
+    def _check_url(cls, listed: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        return check_url(listed) if isinstance(listed, str) else listed
 
     @model_validator(mode="after")
     def _check_end(self) -> "CoresetConfig":

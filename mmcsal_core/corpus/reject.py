@@ -1,5 +1,6 @@
 """The reason why one pair cannot be used. A reader or decoder raises it, or returns it in place of the content."""
 
+from mmcsal_core.credentials import mask_credentials
 from mmcsal_core.errors import DataError
 
 
@@ -8,13 +9,13 @@ class RejectPair(DataError):  # noqa: N818  it names what happens to the pair, a
 
     Args:
         reason: short name in snake_case, stable across versions, e.g. `unreadable_image`.
-        message: the rule, the value and what to do.
+        message: the rule, the value and what to do; credentials in URLs that it quotes are masked.
     """
 
     def __init__(self, reason: str, message: str) -> None:
-        super().__init__(reason, message)
         self.reason = reason
-        self.message = message
+        self.message = mask_credentials(message)
+        super().__init__(reason, self.message)
 
     def __str__(self) -> str:
         return self.message

@@ -229,3 +229,12 @@ def test_a_store_that_stumbles_rejects_no_pair(status: int) -> None:
             with pytest.raises(StoreError, match=rf"{status}|Service Unavailable|Internal Server Error"):
                 _read([uri], **options)
         server.shutdown()
+
+
+def test_what_is_said_of_a_signed_link_leaves_the_signature_out(s3_endpoint: str) -> None:
+    query = "X-Amz-Credential=planted-key&X-Amz-Date=1&X-Amz-Signature=planted-signature"
+    absent, dead = _read([f"{s3_endpoint}/no-bucket/a.png?{query}", f"http://127.0.0.1:9/a.png?{query}"])
+    assert (absent.reason, dead.reason) == ("missing_file", "unreadable_file")
+    for message in (absent.message, dead.message):
+        assert "planted" not in message
+        assert "/a.png?X-Amz-Credential=***&X-Amz-Date=1&X-Amz-Signature=***" in message

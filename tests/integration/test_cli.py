@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 import ray
+from botocore.exceptions import EndpointConnectionError
 
+from jobs.run_status import RUN_STATUS, RunStatus
 from jobs.store_health import probe_store
 from mmcsal_core.storage import Store
 from tests.corpora import write_image_text_parquet
@@ -173,6 +175,22 @@ def test_an_unreachable_store_is_infrastructure_and_named(config: Path) -> None:
     result = call_mmcsal("run", config, "--set", "output=s3://bucket/out", "--set", f"output_options={options}")
     assert (result.exit_code, "127.0.0.1:9" in result.stderr, "credentials" in result.stderr) == (6, True, True)
     assert not probe_store(Store("s3://bucket/out", options)).writable
+
+
+def test_what_is_said_of_an_endpoint_leaves_its_credentials_out(config: Path, tmp_path: Path) -> None:
+    once = {"connect_timeout": 1, "retries": {"max_attempts": 0}}
+    options = {"endpoint_url": "http://me:planted@127.0.0.1:9", "anon": True, "config_kwargs": once}
+    sets = [f"source_options={options}", f"output_options={options}"]
+    stores = ["output=s3://bucket/out", "source.url=s3://bucket/a"]
+    results = [call_mmcsal("run", config, "--json", *(f"--set={each}" for each in [store, *sets])) for store in stores]
+    assert [result.exit_code for result in results] == [6, 6]
+    store = Store("s3://bucket/out", options)
+    with pytest.raises(EndpointConnectionError, match="planted") as caught:
+        store.write_bytes("a", b"")
+    RunStatus(Store(str(tmp_path)), "t", "0").record_failure(caught.value)
+    texts = [text for result in results for text in (result.stdout, result.stderr)]
+    for text in (*texts, str(probe_store(store).problem), (tmp_path / RUN_STATUS).read_text()):
+        assert ("planted" in text, "http://***@127.0.0.1:9" in text) == (False, True)
 
 
 def test_an_unknown_protocol_is_a_bad_configuration(config: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from mmcsal_core.corpus.modality import ModalityConfig
+from mmcsal_core.credentials import check_url
 from mmcsal_core.errors import ConfigError
 from mmcsal_core.settings import Settings
 
@@ -30,7 +31,9 @@ class SourceConfig(Settings):
     """
 
     kind: Literal["parquet", "manifest", "folder", "webdataset"]
-    url: str = Field(min_length=1, description="a file, a folder or a glob; a path or any fsspec URL")
+    url: str = Field(
+        min_length=1, description="a file, a folder or a glob; a path or any fsspec URL, without credentials"
+    )
     pair_id_column: str | None = Field(None, description="column with unique ids; by default a hash of the place")
     metadata_columns: tuple[str, ...] | None = Field(
         None,
@@ -41,6 +44,11 @@ class SourceConfig(Settings):
     max_member_bytes: int = Field(
         MAX_MEMBER_BYTES, ge=1, description="largest member of a tar archive that is read; others reject their pair"
     )
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str) -> str:
+        return check_url(url)
 
     @field_validator("metadata_columns")
     @classmethod

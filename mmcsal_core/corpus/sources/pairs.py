@@ -7,7 +7,7 @@ row is rejected itself.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -97,7 +97,7 @@ class PairReader:
 
     listing: SourceListing
     modalities: Mapping[str, ModalityConfig]
-    options: Mapping[str, Any]
+    options: Mapping[str, Any] = field(repr=False)
     with_bytes: bool = False
 
     def read_ids(self, start: int, stop: int) -> pa.Array:
