@@ -1,35 +1,77 @@
-"""The whole job on a real S3 server: corpus and output in buckets, secrets in neither."""
+"""The whole job on a real S3 server: corpus and output in buckets, secrets neither there nor in any log."""
 
+import json
 from pathlib import Path
+from typing import Any
 
+import pytest
+import ray
 import s3fs
 
 from jobs.config import parse_config
-from jobs.progress import JsonReporter
-from jobs.run import run_job
 from mmcsal_core.validation import validate_run
 from pipelines.stage_names import STAGES
 from tests.corpora import write_image_text_parquet
-from tests.integration.job_process import make_config, read_files
+from tests.fault_proxy import open_fault_proxy
+from tests.integration.job_process import call_mmcsal, make_config, read_files, write_config
 from tests.s3_server import REGION
 
+SECRETS = (b"AKIAPLANTED", b"planted-secret")
+BUCKET = "corpus-bucket"
 
-def test_from_bucket_to_bucket_like_from_disk_to_disk(ray_session: None, s3_endpoint: str, tmp_path: Path) -> None:
+
+def test_from_bucket_to_bucket_like_from_disk_to_disk(
+    ray_session: None, s3_endpoint: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     corpus = write_image_text_parquet(tmp_path / "pairs.parquet", 300)
-    options = {"endpoint_url": s3_endpoint, "key": "AKIAPLANTED", "secret": "planted-secret"}
-    bucket = s3fs.S3FileSystem(**options, skip_instance_cache=True)
-    bucket.mkdir("corpus-bucket", region_name=REGION)
-    bucket.put(str(corpus), "corpus-bucket/pairs.parquet")
-    values = make_config(corpus, tmp_path / "out", source_options=options, output_options=options)
-    values["source"]["url"] = "s3://corpus-bucket/pairs.parquet"
-    values["output"] = "s3://corpus-bucket/out"
-    config = parse_config(values)
-    assert run_job(config, JsonReporter()).executed == STAGES
-    assert run_job(config, JsonReporter()).executed == ()
-    assert validate_run(config.run_store).ok
+    values = _plant(make_config(corpus, tmp_path / "out"), s3_endpoint)
+    bucket = s3fs.S3FileSystem(**values["source_options"], skip_instance_cache=True)
+    bucket.mkdir(BUCKET, region_name=REGION)
+    bucket.put(str(corpus), f"{BUCKET}/pairs.parquet")
+    config = write_config(tmp_path / "job.yaml", values)
+    done, again = call_mmcsal("run", config, "--json"), call_mmcsal("run", config)
+    assert json.loads(done.stdout)["executed"] == list(STAGES)
+    assert again.stdout.startswith("nothing to do")
+    refused = _run_where_workers_may_not_write(values, s3_endpoint, tmp_path)
+    assert validate_run(parse_config(values).run_store).ok
     bucket.invalidate_cache()
-    bucket.get("corpus-bucket/out", str(tmp_path / "copy"), recursive=True)
+    bucket.get(f"{BUCKET}/out", str(tmp_path / "copy"), recursive=True)
     files = read_files(tmp_path / "copy")
     assert any("selection/data" in name for name in files)
-    assert not [name for name, data in files.items() if b"AKIAPLANTED" in data or b"planted-secret" in data]
-    bucket.rm("corpus-bucket", recursive=True)
+    assert json.loads(files["run_id=refused/run_status.json"])["error"]["kind"] == "PermissionError"
+    assert _find_secrets(files) == []
+    printed = {"fd": "".join(capfd.readouterr()), "done": done.output, "again": again.output, "refused": refused}
+    assert _find_secrets({name: text.encode() for name, text in printed.items()}) == []
+    assert _find_secrets(_read_ray_logs()) == []
+    bucket.rm(BUCKET, recursive=True)
+
+
+def _plant(values: dict[str, Any], endpoint: str) -> dict[str, Any]:
+    options = {"endpoint_url": endpoint, "key": "AKIAPLANTED", "secret": "planted-secret"}
+    source = {**values["source"], "url": f"s3://{BUCKET}/pairs.parquet"}
+    stores = {"source_options": options, "output_options": options, "output": f"s3://{BUCKET}/out"}
+    return {**values, **stores, "source": source}
+
+
+def _run_where_workers_may_not_write(values: dict[str, Any], endpoint: str, folder: Path) -> str:
+    """Let a run with actors fail in them, and return all that the command printed."""
+    with open_fault_proxy(endpoint) as proxy:
+        proxy.plan("403", "PUT", "refused/pairs/data/", times=100)
+        resources = {"rows_per_shard": 512, "num_actors": 2, "cpus_per_actor": 0.5}
+        changed = _plant({**values, "run_id": "refused", "resources": resources}, proxy.endpoint)
+        result = call_mmcsal("run", write_config(folder / "refused.yaml", changed), "--json")
+        assert proxy.met
+    assert (result.exit_code, json.loads(result.stdout)["exit_code"]) == (6, 6)
+    assert "PermissionError" in result.stderr
+    return result.output
+
+
+def _read_ray_logs() -> dict[str, bytes]:
+    context = ray.get_runtime_context()
+    logs = read_files(Path(context.get_temp_dir()) / context.get_session_name() / "logs")
+    assert any(name.startswith("worker-") for name in logs)
+    return logs
+
+
+def _find_secrets(files: dict[str, bytes]) -> list[str]:
+    return [name for name, data in files.items() if any(secret in data for secret in SECRETS)]
