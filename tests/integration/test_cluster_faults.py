@@ -2,8 +2,8 @@
 
 The nodes are raylets of their own on this machine and share nothing but the store, a real S3 server behind a proxy that
 lets a share of all requests fail, stall or break off; the job's own process has a disk that no worker sees. Meanwhile a
-node is lost, or a worker, or the job's own process, or the whole job: its process and all its workers. `make test` takes
-one seed, `make faults` all.
+node is lost, or a worker, or the job's own process, or the whole job: its process and all its workers. `make test`
+takes one seed, `make faults` all.
 """
 
 import os
