@@ -407,3 +407,10 @@ def test_parquet_and_manifest_in_an_object_store(tmp_path: Path, s3_endpoint: st
     first = list_source(manifest, _modalities(URIS), options).fingerprint
     store.pipe_file("ingest/list/m.csv", b"path,text\nimages/1.png,two\n")
     assert list_source(manifest, _modalities(URIS), options).fingerprint != first
+
+
+def test_how_a_reader_is_shown_leaves_its_options_out(tmp_path: Path) -> None:
+    options = {"s3": {"secret": "planted"}}
+    reader = _reader(*_write_content(tmp_path), tmp_path / "staging", options=options)
+    assert reader.options == options
+    assert "planted" not in repr(reader)
