@@ -35,11 +35,12 @@ def make_clustered_pool(num_pairs: int, num_clusters: int = 10, dim: int = 16, s
 
 @dataclass(frozen=True, eq=False)
 class MispairedPool:
-    """A pool with planted mispaired pairs and one rare, well-paired cluster; (N,) bool each."""
+    """A pool with planted mispaired pairs and one rare, well-paired cluster, numbered 0; (N,) each."""
 
     embeddings: dict[str, Vectors]
     is_mispaired: npt.NDArray[np.bool_]
     is_rare: npt.NDArray[np.bool_]
+    clusters: Rows
 
 
 def make_mispaired_pool(num_pairs: int, rare_share: float, mispaired_share: float, seed: int) -> MispairedPool:
@@ -59,4 +60,4 @@ def make_mispaired_pool(num_pairs: int, rare_share: float, mispaired_share: floa
     is_mispaired = np.zeros(num_pairs, dtype=bool)
     is_mispaired[moved] = clusters[moved] != clusters[np.roll(moved, 1)]
     embeddings = {name: (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32) for name, x in raw.items()}
-    return MispairedPool(embeddings, is_mispaired, clusters == 0)
+    return MispairedPool(embeddings, is_mispaired, clusters == 0, clusters)

@@ -27,7 +27,7 @@ from mmcsal_core.selection.pool import make_pool
 from mmcsal_core.selection.refine import Swaps, find_cells
 from mmcsal_core.selection.stored_pool import collect_edges
 from mmcsal_core.storage import Store
-from tests.core.pair_pools import make_clustered_pool
+from tests.core.pair_pools import make_clustered_pool, make_mispaired_pool
 from tests.core.plain_greedy import CoverState, greedy_cover
 
 CONFIG = SelectionConfig(
@@ -315,3 +315,22 @@ def test_suspicion_keeps_mispaired_pairs_out() -> None:
 
     assert count_swapped(0.5) <= count_swapped(0.0)
     assert count_swapped(0.5) < 60 * 60 / 400
+
+
+def test_the_default_picks_few_mispaired_pairs_and_no_fewer_classes_than_without_alignment() -> None:
+    pools = [make_mispaired_pool(400, rare_share=0.05, mispaired_share=0.2, seed=seed) for seed in range(3)]
+
+    def measure(config: SelectionConfig) -> tuple[float, float]:
+        """Return the mispaired share of the picks and the number of their classes, means over pools and budgets."""
+        shares, classes = [], []
+        for pool, each in itertools.product(pools, (1, 2, 5, 10)):
+            picks = select_coreset(pool.embeddings, 9 * each, config=config).indices
+            shares.append(pool.is_mispaired[picks].mean())
+            classes.append(len(np.unique(pool.clusters[picks])))
+        return float(np.mean(shares)), float(np.mean(classes))
+
+    limit = np.mean([pool.is_mispaired.mean() for pool in pools]) / 5
+    share, num_classes = measure(SelectionConfig())
+    plain_share, plain_classes = measure(SelectionConfig(lambda_align=0))
+    assert share <= limit < plain_share
+    assert num_classes >= plain_classes
