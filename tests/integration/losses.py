@@ -106,6 +106,16 @@ def kill(victims: Sequence[psutil.Process]) -> bool:
     return num_killed > 0
 
 
+@contextmanager
+def hold_still(job: "subprocess.Popen[str]") -> Iterator[None]:
+    """Stop a process, so that it cannot end meanwhile, and let it go on; one that has ended has."""
+    job.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        job.send_signal(signal.SIGCONT)
+
+
 def _lose_at(
     job: "subprocess.Popen[str]", run: Store, moment: Moment, lose: Callable[["subprocess.Popen[str]", str], bool]
 ) -> str | None:
@@ -114,7 +124,7 @@ def _lose_at(
     while job.poll() is None:
         assert time.monotonic() < deadline, f"the job hangs at or before {moment}"
         if _is_due(run, moment):
-            with _hold_still(job):
+            with hold_still(job):
                 stage = _find_stage(run)
                 if stage is not None and job.poll() is None and lose(job, stage):
                     return stage
@@ -137,13 +147,3 @@ def _find_stage(run: Store) -> str | None:
     except ArtifactError:
         return None
     return status["stage"] if status["state"] == "running" else None
-
-
-@contextmanager
-def _hold_still(job: "subprocess.Popen[str]") -> Iterator[None]:
-    """Stop a process, so that it cannot end meanwhile, and let it go on; one that has ended has."""
-    job.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        job.send_signal(signal.SIGCONT)
