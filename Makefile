@@ -38,9 +38,10 @@ tests: $(VENV)/.dev
 test-gpu: $(VENV)/.dev
 	$(THREADS) $(BIN)/python -m pytest -m gpu --ignore=tests/hub --ignore=tests/stores
 
-# open_clip needs torchvision, which needs a torch of its own: a second environment, several GB
+# open_clip needs torchvision, which needs a torch of its own, and UMAP numba: a second environment, several GB
 test-hub: $(HUB_VENV)/.hub
 	$(THREADS) $(HUB_VENV)/bin/python -m pytest -m hub tests/hub
+	$(THREADS) $(HUB_VENV)/bin/python -m pytest -k umap tests/core/test_reporting.py
 
 # Google Cloud Storage and Azure Blob Storage, each a server on this machine
 test-stores: $(VENV)/.stores
@@ -119,7 +120,7 @@ $(VENV)/.stores: $(VENV)/.dev
 $(HUB_VENV)/.hub: pyproject.toml
 	$(PYTHON) -m venv $(HUB_VENV)
 	$(HUB_VENV)/bin/python -m pip install --quiet torch==2.14.1 torchvision==0.29.1
-	$(HUB_VENV)/bin/python -m pip install --quiet -e '.[open-clip,video]' pytest pytest-timeout
+	$(HUB_VENV)/bin/python -m pip install --quiet -e '.[open-clip,umap,video]' pytest pytest-timeout
 	touch $@
 
 clean:

@@ -54,8 +54,8 @@ class EvaluateConfig(Settings):
     label_column: str | None = Field(
         None,
         min_length=1,
-        description="metadata column with the class of a pair; without one nothing is evaluated. No other stage reads "
-        "it",
+        description="metadata column with the class of a pair; without one nothing is evaluated. No stage that embeds "
+        "or picks looks at it",
     )
     mispaired_column: str | None = Field(
         None, min_length=1, description="metadata column of booleans, true where the halves do not belong together"
