@@ -1,7 +1,8 @@
 """Time and peak memory of the train stage: 100k pairs of 1280 and 384 dimensions, 20 epochs, two threads.
 
 `python -m tests.benchmarks.bench_train` writes the features, then runs each case in a process of its own: what a worker
-of the stage does, from reading the shards to publishing, without Ray. The limits are 10 minutes and 4 GB.
+of the stage does, from reading the shards to publishing, without Ray. The limits are 10 minutes and 4 GB; a case that
+does not fit ends it with 1.
 """
 
 import argparse
@@ -99,6 +100,7 @@ def main() -> None:
         print(json.dumps(run_case(options.root, case, options.epochs, options.threads, options.device)))
         return
     sizes = ["--epochs", str(options.epochs), "--threads", str(options.threads), "--device", options.device]
+    all_fit = True
     with tempfile.TemporaryDirectory() as root:
         publish_features(Path(root), options.pairs)
         for name in [options.only] if options.only else CASES:
@@ -108,6 +110,8 @@ def main() -> None:
             fits = line["wall_s"] <= MAX_S and line["peak_gb"] <= MAX_GB
             told = {"case": name, "pairs": options.pairs, "epochs": options.epochs, "threads": options.threads}
             print(json.dumps({**told, **line, "fits": fits}), flush=True)
+            all_fit = all_fit and fits
+    sys.exit(not all_fit)
 
 
 if __name__ == "__main__":

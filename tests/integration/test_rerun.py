@@ -16,6 +16,7 @@ from mmcsal_core.storage import Store
 from mmcsal_core.validation import validate_run
 from pipelines.stage_names import STAGES
 from tests.corpora import break_pictures, make_image_text_table, write_image_text_parquet, write_video_folder
+from tests.encoded_media import encode_film
 from tests.integration.conftest import NUM_PAIRS
 from tests.integration.job_process import make_config, read_files
 
@@ -145,3 +146,20 @@ def test_a_folder_of_sounds_and_films(ray_session: None, tmp_path: Path) -> None
     manifest = lay_out(config).features.read_manifest()
     assert (manifest.pairs_out, manifest.properties["dims"]) == (39, {"audio": 192, "video": 1280})
     assert lay_out(config).pairs.read_manifest().rejects_by_reason == {"missing_modality": 1}
+
+
+def test_films_alone_are_pairs_from_ingest_to_report(tmp_path: Path) -> None:
+    folder, num_films, budget = tmp_path / "films", 24, 6
+    folder.mkdir()
+    for number in range(num_films):
+        (folder / f"{number:02d}.mp4").write_bytes(encode_film("mp4", 0.5 + number / 12))
+    modalities = {"video": {"image_size": 32}, "audio": {"suffixes": [".mp4"], "window_s": 1.0}}
+    selection = {"budget": budget, "kernel": {"bandwidth_neighbor": 4}}
+    values = make_config(folder, tmp_path / "out", modalities=modalities, selection=selection)
+    values |= {"source": {"kind": "folder", "url": str(folder)}, "neighbors": {"num_neighbors": 8}}
+    config = parse_config(values)
+    assert run_job(config, JsonReporter()).executed == STAGES
+    assert validate_run(config.run_store).ok
+    picks = lay_out(config).selection.read_table()
+    assert picks.num_rows == budget
+    assert picks["video_uri"].equals(picks["audio_uri"])
