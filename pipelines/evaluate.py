@@ -1,10 +1,9 @@
 """Evaluate stage: pairs/, features/, embeddings/ and indexes/ in, evaluation/ out: does what is picked teach more?
 
 The only stage that labels decide anything in. It asks nothing of selection/: every contestant picks anew in the pool of
-each split.
-The encoder was fitted on all pairs, test pairs too, though to no label: the evaluation is transductive. A split is a
-shard, so an evaluation that was killed goes on at the first missing split, and splits run side by side in actors where
-`resources.num_actors` asks for more than one: the same bytes.
+each split. The encoder was fitted on all pairs, test pairs too, though to no label: the evaluation is transductive. A
+split is a shard, so an evaluation that was killed goes on at the first missing split, and splits run side by side in
+actors where `resources.num_actors` asks for more than one: the same bytes.
 """
 
 from collections.abc import Callable, Sequence

@@ -177,9 +177,9 @@ def extract_features(
 
 def _check_hub_models(modalities: Mapping[str, ModalityConfig], config: FeaturesConfig) -> None:
     for modality in modalities.values():
-        name, is_split = modality.resolved_backbone, modality.finetune_last_block
+        name = modality.resolved_backbone
         if name.startswith(HUGGING_FACE):
-            check_hugging_face(name, modality=modality, trust_remote_code=config.trust_remote_code, is_split=is_split)
+            check_hugging_face(name, modality, trust_remote_code=config.trust_remote_code)
 
 
 def _put_back(features: pa.Table, earlier: EarlierFeatures, known: Rows, start: int) -> pa.Table:

@@ -136,19 +136,16 @@ class HuggingFaceAudio:
         return clip[: getattr(self._hub_model.processor, "nb_max_samples", len(clip))]
 
 
-def check_hugging_face(
-    name: str, *, modality: ModalityConfig | None = None, trust_remote_code: bool = False, is_split: bool = False
-) -> None:
+def check_hugging_face(name: str, modality: ModalityConfig, *, trust_remote_code: bool = False) -> None:
     """Look a model up by its configuration alone, before workers are started that would load its weights.
 
     Raises:
         ConfigError: it is not there, transformers does not know it, it is no encoder, reads another number of frames
-            than the modality has, or it `is_split` and cannot be.
+            than the modality has, or its last block is to be trained and cannot be.
     """
     config = read_config(name, trust_remote_code=trust_remote_code)
-    if modality is not None:
-        check_frames(name, config, modality)
-    if is_split:
+    check_frames(name, config, modality)
+    if modality.finetune_last_block:
         check_anatomy(name, config.model_type)
 
 

@@ -17,7 +17,7 @@ from mmcsal_core.backbones.names import check_finetuning
 from mmcsal_core.backbones.rebuilding import build_last_block
 from mmcsal_core.corpus.modality import Kind, ModalityConfig
 from mmcsal_core.errors import ConfigError
-from tests.core.test_backbones_hugging_face import TINY, build_bert, build_clip, build_vit, save_image_processor
+from tests.core.tiny_hub_models import TINY, build_bert, build_clip, build_vit, save_image_processor
 
 IMAGE_PX = 64
 EFFICIENTNET = "efficientnet-lite0"
@@ -141,6 +141,6 @@ def test_backbones_that_cannot_be_cut_are_refused(name: str, kind: Kind) -> None
 
 def test_a_model_of_another_type_is_refused(tmp_path: Path) -> None:
     build_bert(tmp_path)
-    check_hugging_face(f"hf:{tmp_path}")
+    check_hugging_face(f"hf:{tmp_path}", ModalityConfig(kind="image"))
     with pytest.raises(ConfigError, match=r"of type vit, dinov2, clip, siglip, but 'hf:.*' is of type 'bert'"):
-        check_hugging_face(f"hf:{tmp_path}", is_split=True)
+        check_hugging_face(f"hf:{tmp_path}", ModalityConfig(kind="image", finetune_last_block=True))

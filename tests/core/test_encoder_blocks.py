@@ -18,8 +18,8 @@ from mmcsal_core.encoder.fitting import fit_encoder
 from mmcsal_core.encoder.out_of_fold import configure_fold, draw_fold_seed, list_folds, measure_out_of_fold
 from mmcsal_core.encoder.towers import pack_towers
 from mmcsal_core.errors import ArtifactError, ConfigError
-from tests.core.test_backbones_hugging_face import build_vit
 from tests.core.test_encoder import SMALL
+from tests.core.tiny_hub_models import build_vit
 
 NUM_PAIRS = 60
 CONFIG = SMALL.model_copy(update={"epochs": 4, "batch_size": 20, "out_of_fold_epochs": 2, "held_back_fraction": 0.2})

@@ -25,7 +25,7 @@ from pipelines.features_config import FeaturesConfig
 from pipelines.shard_decoder import DecodedShard, decode_shard
 from pipelines.shard_embedder import ShardEmbedder
 from pipelines.stage_run import Resources, StageProgress, StageRun
-from tests.core.test_backbones_hugging_face import build_vit
+from tests.core.tiny_hub_models import build_vit
 
 NUM_PAIRS = 300
 TRUNCATED, BLANK, TWICE_WRONG = 3, 40, 150
