@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from mmcsal_core.errors import ConfigError
 from tests.benchmarks.selection_machine import Machine
 from tests.core.pair_pools import make_clustered_pool
-from tests.evidence.__main__ import ONE_THREAD, ROOT, main
+from tests.evidence.__main__ import ONE_THREAD, ROOT, main, take_over
 from tests.evidence.cells import Cell, Findings, Protocol, Score, ViewResult
 from tests.evidence.claims import (
     judge_centring,
@@ -39,6 +40,7 @@ from tests.evidence.encoder_views import (
 )
 from tests.evidence.figures import Figures, collect_figures, compare, find_best_per_set, find_best_single
 from tests.evidence.frozen_features import LabelledFeatures, find_cached, save_features
+from tests.evidence.published_scores import PublishedScores, read_scores, write_scores
 from tests.evidence.results import CellResult, ResultFile, fingerprint_grid
 
 NAMES = ("openmoji", "google", "twitter")
@@ -183,10 +185,13 @@ def test_figures_are_shown_with_three_digits() -> None:
     ]
 
 
+def _make_occasion(num_planned: int) -> Occasion:
+    machine, dates = Machine("2 cores", 8.0, ("numpy 2",), 90.0), ("2026-01-02", "2026-01-03")
+    return Occasion("make evidence", "evidence.parquet", "abc123", dates, machine, 4, num_planned, 2, 1, 0.5)
+
+
 def _render(figures: Figures, num_planned: int) -> str:
-    machine = Machine("2 cores", 8.0, ("numpy 2",), 90.0)
-    occasion = Occasion("make evidence", "abc123", ("2026-01-02", "2026-01-03"), machine, 4, num_planned, 2, 1, 0.5)
-    return render_document(figures, occasion, Protocol())
+    return render_document(figures, _make_occasion(num_planned), Protocol())
 
 
 def test_the_document_says_what_holds_and_what_does_not() -> None:
@@ -251,6 +256,18 @@ def test_claims_without_their_cells_are_left_out() -> None:
     assert {claim.text.partition(":")[0] for claim in list_claims(clean)} == {"clean"}
 
 
+def test_published_scores_are_read_back_as_they_were_and_by_others(tmp_path: Path) -> None:
+    cells = [Cell(name, share, 0, encoder) for encoder in (OWN, INFO_NCE) for share in (0.0, 0.2) for name in NAMES]
+    found = [_make_result(cell, {DEFAULT: 1 / 3}, mispaired=cell.share / 7) for cell in cells]
+    scores, path = PublishedScores(found, _make_occasion(20), Protocol(num_seeds=5)), tmp_path / "scores.parquet"
+    write_scores(path, scores)
+    assert read_scores(path) == scores
+    asked = f"""select set_name, avg(balanced_accuracy), count(distinct per_class) from '{path}'
+        where view = '{OWN}' and contestant = '{DEFAULT}' and share = 0.2 group by all order by all"""
+    expected = [(name, pytest.approx(1 / 3 + 0.02), 3) for name in sorted(NAMES)]
+    assert duckdb.connect().execute(asked).fetchall() == expected
+
+
 def _keep_default_result(cell: Cell, folder: Path) -> None:
     """Keep a made result of the default encoder for the budgets, the code and the packages of a real run."""
     protocol = Protocol()
@@ -283,8 +300,9 @@ def test_the_command_runs_what_lacks_and_renders_the_same_again(
     assert "1 of 2 cells have results" in shown
     assert f"[1/1] tux text-audio | 0 | 0 | {INFO_NCE}: " in shown
     text, kept = (tmp_path / "quick.md").read_text(), (tmp_path / "results.jsonl").read_text()
-    assert f"wrote {tmp_path / 'quick.md'}" in shown
+    assert f"wrote {tmp_path / 'quick.md'} and {tmp_path / 'quick.parquet'}" in shown
     assert "Written by `make evidence PROFILE=quick`; do not edit." in text
+    assert "[quick.parquet](quick.parquet)" in text
     assert "**Incomplete: 2 of 16 cells have results.** 2 cells of the grid" in text
     assert "| tux text-audio | confirmed on | text + audio | 2 | 28 | 12 |" in text
     assert f"| {OWN}, the default: selection better than with mean-centring alone | **" in text
@@ -292,6 +310,19 @@ def test_the_command_runs_what_lacks_and_renders_the_same_again(
     assert (tmp_path / "quick.md").read_text() == text
     assert (tmp_path / "results.jsonl").read_text() == kept
     assert len(kept.splitlines()) == 2
+    assert read_scores(tmp_path / "quick.parquet").occasion.num_cells == 2
     with pytest.raises(ConfigError, match="got none for 16 cells"):
         main([*command, "--fresh", "--render"])
+    for num_taken in (2, 0):
+        main([*command, "--resume", str(tmp_path / "quick.parquet"), "--render"])
+        assert f"took over {num_taken} cells from" in capsys.readouterr().out
+        assert (tmp_path / "quick.md").read_text() == text
     assert (ROOT / "docs" / "evidence.md").read_bytes() == published
+
+
+def test_scores_of_other_code_are_not_taken_over(tmp_path: Path) -> None:
+    path, results = tmp_path / "scores.parquet", ResultFile(tmp_path / "results.jsonl", "another")
+    cell, result = _make_result(Cell("google", 0.0, 0, OWN), ACCURACIES)
+    write_scores(path, PublishedScores([(cell, result)], _make_occasion(4), Protocol()))
+    assert take_over(path, results) == 0
+    assert results.find(cell) is None

@@ -1,7 +1,8 @@
-"""Shows on real labelled sets whether the picks train a better model; writes docs/evidence.md.
+"""Shows on real labelled sets whether the picks train a better model; writes docs/evidence.md and its scores.
 
 `make evidence` runs it, `make evidence PROFILE=quick` a few cells to see it work. Every cell's figures are kept, so
-that a stopped run goes on; `--fresh` forgets them, `--render` writes the document from what is there.
+that a stopped run goes on; `--fresh` forgets them, `--render` writes the document from what is there, `--resume` goes
+on from the scores that an earlier run wrote, on another machine too.
 """
 
 import argparse
@@ -19,14 +20,17 @@ from tests.evidence.document import Occasion, render_document
 from tests.evidence.encoder_views import name_default_encoder
 from tests.evidence.figures import collect_figures
 from tests.evidence.grid import list_cells, list_profiles, run_cells
-from tests.evidence.results import CellResult, ResultFile, fingerprint_grid
+from tests.evidence.published_scores import Found, PublishedScores, read_scores, write_scores
+from tests.evidence.results import ResultFile, fingerprint_grid
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 ROOT = Path(__file__).parents[2]
 
 
-def write_document(cells: Sequence[Cell], results: ResultFile, protocol: Protocol, command: str) -> str:
-    """Render the document from the cells that have results.
+def collect_scores(
+    cells: Sequence[Cell], results: ResultFile, protocol: Protocol, command: str, file_name: str
+) -> PublishedScores:
+    """Return what was found for the cells that have results, and how.
 
     Raises:
         ConfigError: none has.
@@ -37,6 +41,7 @@ def write_document(cells: Sequence[Cell], results: ResultFile, protocol: Protoco
     dates = sorted(result.started[:10] for _, result in found)
     occasion = Occasion(
         command=command,
+        scores=file_name,
         commit=describe_commit(),
         dates=(dates[0], dates[-1]),
         machine=describe_machine(("numpy", "scipy", "scikit-learn", "torch")),
@@ -46,10 +51,10 @@ def write_document(cells: Sequence[Cell], results: ResultFile, protocol: Protoco
         other_splits=_count_splits(found, is_default=False),
         cpu_hours=sum(result.cpu_s for _, result in found) / 3600,
     )
-    return render_document(collect_figures(found), occasion, protocol)
+    return PublishedScores(found, occasion, protocol)
 
 
-def _count_splits(found: Sequence[tuple[Cell, CellResult]], *, is_default: bool) -> int:
+def _count_splits(found: Found, *, is_default: bool) -> int:
     default = name_default_encoder()
     return len({cell.split for cell, _ in found if (cell.encoder == default) == is_default})
 
@@ -66,6 +71,18 @@ def _ask_git(*arguments: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
+def take_over(path: Path, results: ResultFile) -> int:
+    """Take over the results of an earlier run that were made by the present code; return how many."""
+    lacking = [
+        result
+        for cell, result in read_scores(path).found
+        if result.fingerprint == results.fingerprint and results.find(cell) is None
+    ]
+    for result in lacking:
+        results.add(result)
+    return len(lacking)
+
+
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     folder = Path(tempfile.gettempdir()) / "mmcsal-evidence"
@@ -78,6 +95,9 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=folder, help="where results are kept")
     parser.add_argument("--cache", type=Path, default=folder / "corpora", help="where packages and features are kept")
     parser.add_argument("--output", type=Path, help="the document; by default docs/evidence.md for the full profile")
+    parser.add_argument(
+        "--resume", type=Path, help="scores written by an earlier run, to take over where the code is the same"
+    )
     parser.add_argument("--render", action="store_true", help="run nothing, write the document")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     return parser.parse_args(arguments)
@@ -92,13 +112,18 @@ def main(arguments: Sequence[str]) -> None:
     if asked.fresh:
         path.unlink(missing_ok=True)
     results, cells = ResultFile(path, fingerprint_grid(protocol)), list_cells(profile)
+    if asked.resume:
+        print(f"took over {take_over(asked.resume, results)} cells from {asked.resume}")
     if not asked.render:
         wanted = [cell for cell in cells if asked.only in cell.key]
         run_cells(wanted, results, protocol, asked.cache, asked.processes)
     command = "make evidence" if is_full else f"make evidence PROFILE={asked.profile}"
     output = asked.output or (ROOT / "docs" / "evidence.md" if is_full else asked.folder / f"{asked.profile}.md")
-    output.write_text(write_document(cells, results, protocol, command), encoding="utf-8")
-    print(f"wrote {output}")
+    table = output.with_suffix(".parquet")
+    scores = collect_scores(cells, results, protocol, command, table.name)
+    write_scores(table, scores)
+    output.write_text(render_document(collect_figures(scores.found), scores.occasion, protocol), encoding="utf-8")
+    print(f"wrote {output} and {table}")
 
 
 if __name__ == "__main__":

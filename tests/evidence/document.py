@@ -21,7 +21,8 @@ from tests.evidence.tables import (
 HEAD = """# Evidence
 
 Written by `{command}`; do not edit. Does the seed set that the default strategy chooses train a better model than that
-of the baselines, and do prototypes close the modality gap? Each claim below is judged by the run itself.
+of the baselines, and do prototypes close the modality gap? Each claim below is judged by the run itself. Every score
+behind it, one row a cell, view, contestant and budget, stands in [{scores}]({scores}).
 
 {occasion}
 
@@ -73,6 +74,7 @@ class Occasion:
 
     Args:
         command: as it was typed.
+        scores: name of the file beside the document that holds every score.
         commit: of the code, with a note where files differ from it.
         dates: first and last day of the results.
         machine: that ran it.
@@ -84,6 +86,7 @@ class Occasion:
     """
 
     command: str
+    scores: str
     commit: str
     dates: Sequence[str]
     machine: Machine
@@ -100,6 +103,7 @@ def render_document(figures: Figures, occasion: Occasion, protocol: Protocol) ->
     chosen, confirmed = ROLES
     head = HEAD.format(
         command=occasion.command,
+        scores=occasion.scores,
         occasion=describe_occasion(occasion),
         num_splits=occasion.num_splits,
         other_splits=occasion.other_splits,
