@@ -8,6 +8,7 @@ which a new attempt or a new run goes on; the checkpoints are deleted before the
 Feeding the workers through Ray Data was not chosen: its blocks come in no fixed order.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from mmcsal_core.artifacts import Artifact, Manifest
@@ -16,6 +17,7 @@ from mmcsal_core.encoder.checkpoint import CARD_FILE, WEIGHTS_FILE
 from mmcsal_core.encoder.config import EncoderConfig
 from mmcsal_core.encoder.out_of_fold import check_fold_sizes, has_folds
 from mmcsal_core.encoder.training_set import check_counts, check_sizes
+from mmcsal_core.pair_agreement import list_unrelated
 from mmcsal_core.schema import GROWN_FROM, OUT_OF_FOLD_FILE
 from mmcsal_core.storage import FileRecord, Store, hash_bytes
 from pipelines.devices import limit_threads
@@ -27,6 +29,8 @@ from pipelines.stage_run import StageProgress, StageRun
 from pipelines.train_worker import METRICS_FILE, TrainTask, train_on_device
 
 STAGE = TRAIN
+
+_log = logging.getLogger(__name__)
 
 
 def train_encoder(
@@ -68,11 +72,14 @@ def train_encoder(
     store.remove(CHECKPOINTS)
     names = [WEIGHTS_FILE, CARD_FILE, METRICS_FILE, *([OUT_OF_FOLD_FILE] if is_scored else [])]
     files = [_record_file(store, name) for name in names]
+    metrics = store.read_json(METRICS_FILE)
+    for couple in list_unrelated(metrics):
+        _log.warning(couple.describe())
     properties = {
         "dim": config.dim,
         "modalities": list(modalities),
         "num_prototypes": store.read_json(CARD_FILE)["num_prototypes"],
-        "epochs": store.read_json(METRICS_FILE)["epochs_run"],
+        "epochs": metrics["epochs_run"],
         "encoder_sha256": files[0].sha256,
     }
     return run.finish(plan, files=files, num_pairs=num_pairs, properties=properties)

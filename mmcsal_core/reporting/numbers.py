@@ -6,7 +6,7 @@ to six significant digits, what is not finite becomes null.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from mmcsal_core.artifacts import Artifact
 from mmcsal_core.errors import ArtifactError
+from mmcsal_core.pair_agreement import list_unrelated
 from mmcsal_core.reporting.measures import (
     NUM_BINS,
     Indices,
@@ -242,6 +243,7 @@ def _read_diagnostics(encoder: Artifact) -> dict[str, Any]:
     names = dict.fromkeys(name for epoch in found["losses"] for name in epoch)
     losses = {name: [epoch.get(name) for epoch in found["losses"]] for name in names}
     watched = {name: found.get(name) for name in ("held_back_retrieval", "best_epoch")}
+    watched["unrelated"] = [asdict(couple) for couple in list_unrelated(found)]
     watched[GROWN_FROM] = encoder.read_manifest().properties.get(GROWN_FROM)
     return {**{name: found[name] for name in ("before", "after", "measured_on")}, "losses": losses, **watched}
 

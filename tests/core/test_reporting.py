@@ -246,6 +246,22 @@ def test_a_page_without_watched_retrieval_or_centred_measures_is_whole(inputs: R
     assert "Before, centred" in page
 
 
+def test_modalities_that_do_not_find_each_other_are_named_on_the_page(inputs: ReportInputs) -> None:
+    numbers = collect_numbers(inputs, list(MODALITIES), SETTINGS)
+    assert numbers["encoder"]["unrelated"] == []
+    assert "do not find each other" not in render_page(numbers, [], title="t", thumbnail_px=96)
+    store, metrics = inputs.encoder.store, make_metrics()
+    metrics["after"] |= {
+        "num_pairs": 200,
+        "retrieval": {name: {"r@10": 0.05} for name in metrics["after"]["retrieval"]},
+    }
+    store.write_json("metrics.json", metrics)
+    numbers = collect_numbers(inputs, list(MODALITIES), SETTINGS)
+    assert numbers["encoder"]["unrelated"] == [{"modalities": ("image", "text"), "found": 10, "num_pairs": 200}]
+    page = render_page(numbers, [], title="t", thumbnail_px=96)
+    assert "<b>image and text do not find each other.</b> Of 200 pairs" in page
+
+
 def test_measures_stand_in_the_order_of_the_page_with_what_is_missing() -> None:
     metrics = make_metrics()
     measures = list_measures(metrics["before"], metrics["after"])

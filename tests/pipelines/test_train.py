@@ -67,12 +67,15 @@ def one_thread() -> Iterator[None]:
     faiss.omp_set_num_threads(before[1])
 
 
-def publish_features(root: Path, num_pairs: int = 300, names: Sequence[str] = NAMES) -> Artifact:
+def publish_features(
+    root: Path, num_pairs: int = 300, names: Sequence[str] = NAMES, *, shuffled: Sequence[str] = ()
+) -> Artifact:
     """Publish features of a planted structure in shards of one chunk, the ids not in the order of the rows."""
     rng = np.random.default_rng(0)
     shared = 1.5 * rng.normal(size=(10, 5))[rng.integers(10, size=num_pairs)] + rng.normal(size=(num_pairs, 5))
     views = [np.tanh(shared @ rng.normal(size=(5, dim))).astype(np.float32) for dim in map(DIMS.__getitem__, names)]
     ids = pa.array([f"p{number:04d}" for number in rng.permutation(num_pairs)])
+    views = [rng.permutation(view) if name in shuffled else view for name, view in zip(names, views, strict=True)]
     columns = [pa.array(range(num_pairs)), ids]
     columns += [pa.FixedSizeListArray.from_arrays(pa.array(view.ravel()), view.shape[1]) for view in views]
     table = pa.table(columns, schema=feature_schema({name: DIMS[name] for name in names}))
@@ -183,6 +186,17 @@ def test_a_stage_resumed_from_a_checkpoint_publishes_the_bytes_of_the_in_process
     assert seen[-1].done == 13
     assert opened == ["Ray"] * (num_actors - 1)
     assert any(progress.pairs_per_second and progress.eta_s is not None for progress in seen)
+
+
+@pytest.mark.parametrize(("shuffled", "num_told"), [((), 0), (("text",), 1)])
+def test_modalities_that_do_not_find_each_other_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, shuffled: Sequence[str], num_told: int
+) -> None:
+    features = publish_features(tmp_path, 1200, shuffled=shuffled)
+    run, config = make_run(tmp_path, num_actors=1), CONFIG.model_copy(update={"out_of_fold_folds": 0})
+    train.train_encoder(features=features, modalities=NAMES, seed=1, config=config, run=run)
+    told = "image and text must agree better than pairs put together at random, but of 120 held-back pairs "
+    assert [message.startswith(told) for message in caplog.messages] == [True] * num_told
 
 
 def test_a_stage_that_stops_early_says_so_and_publishes_the_bytes_of_the_in_process_fit(tmp_path: Path) -> None:
