@@ -326,3 +326,12 @@ def test_scores_of_other_code_are_not_taken_over(tmp_path: Path) -> None:
     write_scores(path, PublishedScores([(cell, result)], _make_occasion(4), Protocol()))
     assert take_over(path, results) == 0
     assert results.find(cell) is None
+
+
+def test_a_file_that_holds_no_scores_is_refused(tmp_path: Path) -> None:
+    other = tmp_path / "other.parquet"
+    with pytest.raises(ConfigError, match=r"wrote, got .*other\.parquet; name its"):
+        read_scores(other)
+    pd.DataFrame({"a": [1]}).to_parquet(other)
+    with pytest.raises(ConfigError, match=r"name its \.parquet"):
+        read_scores(other)

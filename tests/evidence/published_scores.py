@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmcsal_core.errors import ConfigError
 from tests.benchmarks.selection_machine import Machine
 from tests.evidence.cells import Cell, Findings, Protocol, Score, ViewResult
 from tests.evidence.document import Occasion
@@ -61,9 +62,15 @@ def write_scores(path: Path, scores: PublishedScores) -> None:
 
 
 def read_scores(path: Path) -> PublishedScores:
-    """Read the file back, equal to what was written."""
+    """Read the file back, equal to what was written.
+
+    Raises:
+        ConfigError: the file is missing, or of something else.
+    """
+    metadata = (pq.read_schema(path).metadata or {}) if path.is_file() else {}
+    if OCCASION not in metadata:
+        raise ConfigError(f"scores must be a file that an earlier run wrote, got {path}; name its .parquet")
     table = pq.read_table(path)
-    metadata = table.schema.metadata
     occasion = json.loads(metadata[OCCASION])
     machine, dates = occasion.pop("machine"), tuple(occasion.pop("dates"))
     machine["software"] = tuple(machine["software"])

@@ -85,10 +85,10 @@ def test_memory_and_no_gpu_are_reserved_for_a_reader(ray_session: None, tmp_path
 
 
 def test_memory_and_a_gpu_are_reserved_for_a_worker_of_training(ray_session: None, tmp_path: Path) -> None:
-    features, out = (Artifact(Store(str(tmp_path)), name, name) for name in ("features", "encoder"))
+    run = Store(str(tmp_path))
+    features, out = TellingFeatures(run, "features", "features"), Artifact(run, "encoder", "train")
     plan = Plan(stage="train", fingerprint="f", shards=tuple(plan_ranges(1, 1)))
-    told = TellingFeatures(features.store, features.name, features.stage)
-    task = TrainTask(told, out, plan, ("text", "image"), 0, EncoderConfig(), RESOURCES)
+    task = TrainTask(features, out, plan, ("text", "image"), 0, EncoderConfig(), RESOURCES)
     with pytest.raises(Exception, match=f"(?m)given CPU=0.1, GPU=0.25, memory={GIB // 2}$"):
         fit_on_ray(task, ignore_progress)
 
