@@ -40,6 +40,7 @@ from tests.evidence.encoder_views import (
 )
 from tests.evidence.figures import Figures, collect_figures, compare, find_best_per_set, find_best_single
 from tests.evidence.frozen_features import LabelledFeatures, find_cached, save_features
+from tests.evidence.grid import list_cells, list_profiles
 from tests.evidence.published_scores import PublishedScores, read_scores, write_scores
 from tests.evidence.results import CellResult, ResultFile, fingerprint_grid
 
@@ -266,6 +267,24 @@ def test_published_scores_are_read_back_as_they_were_and_by_others(tmp_path: Pat
         where view = '{OWN}' and contestant = '{DEFAULT}' and share = 0.2 group by all order by all"""
     expected = [(name, pytest.approx(1 / 3 + 0.02), 3) for name in sorted(NAMES)]
     assert duckdb.connect().execute(asked).fetchall() == expected
+
+
+def test_the_published_document_is_what_its_scores_say() -> None:
+    scores, text = read_scores(ROOT / "docs" / "evidence.parquet"), (ROOT / "docs" / "evidence.md").read_text("utf-8")
+    figures = collect_figures(scores.found)
+    assert text == render_document(figures, scores.occasion, scores.protocol)
+    assert [cell for cell, _ in scores.found] == list_cells(list_profiles()["full"])
+    assert len({result.fingerprint for _, result in scores.found}) == 1
+    assert scores.protocol == Protocol()
+    assert "Incomplete" not in text
+    assert "with changes" not in text
+    first_cells = [line.split(" | ")[0].replace("**", "") for line in text.splitlines() if line.startswith("| ")]
+    for claim in list_claims(figures):
+        assert first_cells.count(f"| {claim.text}") == 1
+    for name in list_baselines():
+        assert first_cells.count(f"| {name}") == len(figures.shares)
+    for name in [*list_contestants(), *list_encoders(), *list_profiles()["full"].sets]:
+        assert f"| {name}" in first_cells
 
 
 def _keep_default_result(cell: Cell, folder: Path) -> None:
