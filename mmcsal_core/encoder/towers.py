@@ -25,13 +25,22 @@ from mmcsal_core.encoder.feature_rows import Features, Rows, RowSource, Vectors,
 MIN_RELATIVE_STD = 1e-6
 """A column whose spread is below this share of its largest magnitude counts as constant."""
 
+MIN_TRAINED_STD = 0.1
+"""Least deviation of a column that a trained block makes, as a share of the root mean square over the columns.
 
-def measure_standardisation(source: RowSource, rows: Rows) -> tuple[Vectors, Vectors]:
+A unit that hardly ever fires has a deviation next to 0, and the first steps of its block would move it by thousands of
+them: the embeddings would hang on the last bits of what came in.
+"""
+
+
+def measure_standardisation(source: RowSource, rows: Rows, min_std: float = 0.0) -> tuple[Vectors, Vectors]:
     """Return the mean and the standard deviation of each column over `rows`, (d,) each; a constant one gets 1.
 
     Args:
         source: (n, d), read block by block, twice.
         rows: the rows that count, at least one.
+        min_std: least deviation, as a share of the root mean square over the columns that vary; where there is one, a
+            constant column gets that root mean square.
     """
     mean, largest = np.zeros(source.shape[1]), np.zeros(source.shape[1])
     for block in iter_blocks(rows):
@@ -40,7 +49,10 @@ def measure_standardisation(source: RowSource, rows: Rows) -> tuple[Vectors, Vec
         np.maximum(largest, np.abs(vectors).max(axis=0), out=largest)
     variance = sum(np.square(read_rows(source, block) - mean).sum(axis=0) for block in iter_blocks(rows)) / len(rows)
     std = np.sqrt(variance)
-    std[std <= MIN_RELATIVE_STD * largest] = 1.0
+    is_constant = std <= MIN_RELATIVE_STD * largest
+    typical = np.sqrt(variance[~is_constant].mean()) if not is_constant.all() else 1.0
+    std[is_constant] = typical if min_std else 1.0
+    np.maximum(std, min_std * typical, out=std)
     return mean.astype(np.float32), np.maximum(std, np.finfo(np.float32).tiny).astype(np.float32)
 
 
@@ -148,8 +160,10 @@ def initialise_towers(towers: Towers, features: Features, rows: Rows, seed: int,
     for name, tower in towers.items():
         tower.initialise(generator)
         tower.to(device)
-        source = features[name] if tower.block is None else BlockOutputs(features[name], tower.block)
-        mean, std = measure_standardisation(source, rows)
+        if tower.block is None:
+            mean, std = measure_standardisation(features[name], rows)
+        else:
+            mean, std = measure_standardisation(BlockOutputs(features[name], tower.block), rows, MIN_TRAINED_STD)
         tower.mean.copy_(torch.from_numpy(mean))
         tower.std.copy_(torch.from_numpy(std))
 

@@ -273,6 +273,14 @@ def test_standardisation_looks_at_the_given_rows_only() -> None:
     assert np.allclose(std, features[rows].std(axis=0), atol=1e-6)
 
 
+def test_a_column_that_hardly_varies_may_get_a_least_deviation() -> None:
+    features = np.tile(np.array([3.0, -3.0], np.float32)[:, None], (10, 4)) * np.array([1, 2, 1e-3, 0], np.float32)
+    typical = np.sqrt((9 + 36 + 9e-6) / 3)
+    for min_std, expected in ((0.0, (3, 6, 3e-3, 1)), (0.1, (3, 6, 0.1 * typical, typical))):
+        _, std = measure_standardisation(features, np.arange(20), min_std)
+        assert std == pytest.approx(expected)
+
+
 def test_an_embedding_without_direction_names_its_pair() -> None:
     features = make_features(40)
     encoder = fit_encoder(features, config=SMALL, seed=0)
