@@ -21,6 +21,7 @@ CONNECT_TIMEOUT_S = 10.0
 _ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # ours are drawn by jobs.progress
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # the core worker logs harmless lines about actor restarts as errors
+    "RAY_USAGE_STATS_ENABLED": "0",  # what a corpus is worked on with is nobody's business, unless its owners say so
 }
 _QUIET = {
     "ray.data": logging.CRITICAL,  # it logs the traceback of what it raises; the command tells of that itself

@@ -10,6 +10,7 @@ from tests.browser import browser  # noqa: F401
 from tests.s3_server import s3_endpoint  # noqa: F401
 
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import ray
+from ray._common.usage.usage_lib import usage_stats_enabled
 
 from jobs.cluster import connect_ray
 from jobs.config import RayConfig
@@ -15,14 +16,15 @@ NUM_OBJECTS, NUM_BYTES = 8, 20 * 2**20
 
 
 def main() -> None:
-    """Print what came back of each object, the bytes on disk, and the memory that Ray was given."""
+    """Print what came back of each object, the bytes on disk, Ray's memory, and whether Ray reports its use."""
     folder = Path(sys.argv[1])
     with connect_ray(RayConfig(num_cpus=1, object_store_gb=0.08, spill_folder=str(folder)), Resources()):
         held = [ray.put(np.full(NUM_BYTES, number, np.uint8)) for number in range(NUM_OBJECTS)]
         on_disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         values = [sorted(set(ray.get(reference).tolist())) for reference in held]
         memory = ray.cluster_resources()["object_store_memory"]
-    print(json.dumps({"values": values, "on_disk": on_disk, "memory": memory}))
+        tells = usage_stats_enabled()
+    print(json.dumps({"values": values, "on_disk": on_disk, "memory": memory, "tells": tells}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -37,12 +38,20 @@ def test_a_cluster_that_does_not_answer_is_named_at_once(scheme: str) -> None:
     check_address("auto")
 
 
-def test_what_has_no_room_in_memory_lies_in_the_spill_folder(tmp_path: Path) -> None:
+def test_what_has_no_room_in_memory_lies_in_the_spill_folder_and_ray_tells_nobody(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.jobs.spilling_ray", str(tmp_path)]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_USAGE_STATS_ENABLED"}
     done = subprocess.run(
-        command, capture_output=True, text=True, check=True, timeout=120, cwd=Path(__file__).parents[2]
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        cwd=Path(__file__).parents[2],
+        env=environment,
     )
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["values"] == [[number] for number in range(8)]
     assert found["on_disk"] >= 4 * 20 * 2**20
     assert found["memory"] < 0.09 * 2**30
+    assert found["tells"] is False
