@@ -30,7 +30,10 @@ def _find_worker(job: psutil.Process, stage: str, draw: Random) -> list[psutil.P
 
 
 def _find_raylet(job: psutil.Process, stage: str, draw: Random) -> list[psutil.Process]:
-    return [each for each in list_children(job, recursive=True) if "raylet/raylet" in name_process(each)]
+    """Find it where the stage has workers: where the driver works alone, nothing of the job is lost with it."""
+    processes = list_children(job, recursive=True)
+    raylets = [each for each in processes if "raylet/raylet" in name_process(each)]
+    return raylets if any(works_for(each, stage) for each in processes) else []
 
 
 TARGETS: dict[str, Callable[[psutil.Process, str, Random], list[psutil.Process]]] = {
@@ -66,11 +69,11 @@ def test_a_rerun_after_a_sigkill_ends_in_the_same_bytes(
     lost = f"{target} in {job.stage}"
     record_property("lost", lost)
     assert "Traceback" not in job.told or job.returncode < 0, (lost, job.told)
-    # without its raylet Ray ends the process by itself, with 1, unless all that is left to do is the driver's own
+    # without its raylet Ray ends the process by itself, with 1, which takes seconds: a job near its end may be done before
     codes = {"a worker": (0, 6), "the raylet": (0, 1, 6)}
     assert job.returncode in codes.get(target, (-signal.SIGKILL,)), (lost, job.told)
     executed = run_json("run", job.config)["executed"]
-    assert executed == [] or job.returncode != 0, (lost, executed)
+    assert executed == [] or job.returncode != 0, (lost, executed)  # one that ends with 0 has left nothing to do
     assert call_json("run", job.config)["executed"] == []
     assert call_json("validate", job.run.url)["ok"] is True
     for name in FOLDERS.values():
