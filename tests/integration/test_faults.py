@@ -69,7 +69,7 @@ def test_a_rerun_after_a_sigkill_ends_in_the_same_bytes(
     lost = f"{target} in {job.stage}"
     record_property("lost", lost)
     assert "Traceback" not in job.told or job.returncode < 0, (lost, job.told)
-    # without its raylet Ray ends the process by itself, with 1, which takes seconds: a job near its end may be done before
+    # without its raylet Ray ends the process by itself, with 1, after seconds in which a job near its end may be done
     codes = {"a worker": (0, 6), "the raylet": (0, 1, 6)}
     assert job.returncode in codes.get(target, (-signal.SIGKILL,)), (lost, job.told)
     executed = run_json("run", job.config)["executed"]
