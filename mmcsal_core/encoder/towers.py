@@ -160,10 +160,10 @@ def initialise_towers(towers: Towers, features: Features, rows: Rows, seed: int,
     for name, tower in towers.items():
         tower.initialise(generator)
         tower.to(device)
-        if tower.block is None:
-            mean, std = measure_standardisation(features[name], rows)
-        else:
-            mean, std = measure_standardisation(BlockOutputs(features[name], tower.block), rows, MIN_TRAINED_STD)
+        source, min_std = features[name], 0.0
+        if tower.block is not None:
+            source, min_std = BlockOutputs(source, tower.block), MIN_TRAINED_STD
+        mean, std = measure_standardisation(source, rows, min_std)
         tower.mean.copy_(torch.from_numpy(mean))
         tower.std.copy_(torch.from_numpy(std))
 

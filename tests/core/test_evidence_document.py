@@ -227,9 +227,13 @@ def test_an_incomplete_grid_is_called_so() -> None:
     assert "**Incomplete: 4 of 6 cells have results.**" in _render(_make_figures({"google": {}}), 6)
 
 
+def _list_first_cells(text: str) -> list[str]:
+    return [line.split(" | ")[0].replace("**", "") for line in text.splitlines() if line.startswith("| ")]
+
+
 def test_the_document_has_a_row_for_every_contestant_and_view() -> None:
     text = _render(_make_encoders(GapMeasures(0.4, 0.8, 0.3)), 4)
-    first_cells = [line.split(" | ")[0].replace("**", "") for line in text.splitlines() if line.startswith("| ")]
+    first_cells = _list_first_cells(text)
     for name in list_baselines():
         assert first_cells.count(f"| {name}") == 1
     for name in (NO_ALIGNMENT, OWN, INFO_NCE, f"{INFO_NCE}{CENTRED}"):
@@ -278,7 +282,7 @@ def test_the_published_document_is_what_its_scores_say() -> None:
     assert scores.protocol == Protocol()
     assert "Incomplete" not in text
     assert "with changes" not in text
-    first_cells = [line.split(" | ")[0].replace("**", "") for line in text.splitlines() if line.startswith("| ")]
+    first_cells = _list_first_cells(text)
     for claim in list_claims(figures):
         assert first_cells.count(f"| {claim.text}") == 1
     for name in list_baselines():
