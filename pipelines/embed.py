@@ -44,7 +44,8 @@ def embed_pairs(*, features: Artifact, encoder: Artifact, run: StageRun) -> Mani
     properties = encoder.read_manifest().properties
     plan = run.out.begin(run.fingerprint, lambda: list_ranges(features))
     worker_args = {"features": features, "encoder": encoder, "out": run.out, "plan": plan, "resources": run.resources}
-    run_shards(run.out.missing_shards(plan), EmbedWorker, worker_args, run, on_gpu=True, num_rows=plan.shards[-1].stop)
+    missing, num_pairs = run.out.missing_shards(plan), plan.shards[-1].stop
+    run_shards(missing, EmbedWorker, worker_args, run, on_gpu=True, num_rows=num_pairs, is_light=True)
     kept = {name: properties[name] for name in ("dim", "modalities", "num_prototypes", "encoder_sha256")}
     return run.finish(plan, properties=kept)
 

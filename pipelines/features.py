@@ -151,7 +151,7 @@ def extract_features(
         decoder = ChunkDecoder(modalities, source_options, dims)
         task = FeatureTask(pairs, run.out, plan, decoder, config, run.resources, earlier)
         shards = [FeatureShard(rows, None if known is None else known[rows.start : rows.stop]) for rows in missing]
-        if is_done_here(num_pairs, run.resources, on_gpu=True):
+        if is_done_here(num_pairs, run.resources, on_gpu=True, is_light=False):
             _embed_here(shards, task, run)
         else:
             run.open_ray()

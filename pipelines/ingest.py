@@ -138,7 +138,7 @@ def ingest_pairs(
         reader = PairReader(staged, modalities, source_options, with_bytes=config.store == "bytes")
         duplicates = _find_duplicates(reader, plan, run)
         arguments = {"reader": reader, "duplicates": duplicates, "out": run.out, "plan": plan}
-        run_shards(missing, PairWorker, arguments, run, num_rows=listing.num_pairs)
+        run_shards(missing, PairWorker, arguments, run, num_rows=listing.num_pairs, is_light=not reader.with_bytes)
     _check_any_left(source, run.out.read_records(plan))
     run.out.store.remove(_IDS)
     run.out.store.remove(_LISTING)

@@ -167,7 +167,9 @@ def find_neighbors(
         "num_neighbors": config.num_neighbors,
         "num_threads": run.resources.num_threads,
     }
-    run_shards(run.out.missing_shards(plan), NeighborWorker, arguments, run, num_rows=plan.shards[-1].stop)
+    run_shards(
+        run.out.missing_shards(plan), NeighborWorker, arguments, run, num_rows=plan.shards[-1].stop, is_light=True
+    )
     files = [publish_suspicion(run.out, plan, indexes.store.read_table(INDEX_IDS)[PAIR_ID], encoder)]
     properties = {"pool": num_pairs, "num_neighbors": min(config.num_neighbors, num_pairs - 1)}
     return run.finish(plan, files=files, properties=properties)

@@ -22,11 +22,13 @@ class Resources(Settings):
 
     rows_per_shard: int = Field(1024, ge=1, description="pairs a shard, rounded up to whole chunks of 256")
     num_readers: int = Field(1, ge=1, description="CPU workers that read and decode")
-    num_actors: int = Field(
-        1,
-        ge=1,
-        description="workers that hold a backbone, an encoder or an index; where it is 1 and there is no GPU, the job "
-        "does all of it itself on pools of up to 4096 pairs, without Ray",
+    num_actors: int = Field(1, ge=1, description="workers that hold a backbone, an encoder or an index")
+    max_driver_pairs: int = Field(
+        4096,
+        ge=0,
+        description="largest pool, in pairs, on which the job's own process does light work (tables, training, "
+        "embedding, neighbours), since workers take longer to start; where num_actors is 1 it also decodes and "
+        "extracts features, without Ray. A stage that asks for a GPU has workers; 0 leaves all to them",
     )
     cpus_per_actor: float = Field(1.0, gt=0, description="CPU cores a worker; also its threads, at least one")
     gpus_per_actor: float = Field(0.0, ge=0, description="GPUs a worker; 0 computes on the CPU")

@@ -117,7 +117,7 @@ def _fit(task: TrainTask, num_pairs: int, run: StageRun) -> None:
     def tell(progress: FitProgress) -> None:
         run.on_progress(describe_progress(progress))
 
-    if resources.train_workers == 1 and is_done_here(num_pairs, resources, on_gpu=True):
+    if resources.train_workers == 1 and is_done_here(num_pairs, resources, on_gpu=True, is_light=True):
         with limit_threads(resources.num_threads):
             train_on_device(task, "cpu", tell)
     else:

@@ -38,10 +38,9 @@ def dirty_corpus(shared_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(ray_session: None, dirty_corpus: Path, shared_folder: Path) -> dict[str, Any]:
-    """The configuration of a run that is finished: five shards, three actors. No test changes it."""
-    resources = {"rows_per_shard": 256, "num_actors": 3, "cpus_per_actor": 0.3}
-    values = make_config(dirty_corpus, shared_folder / "finished", resources=resources)
+def finished(dirty_corpus: Path, shared_folder: Path) -> dict[str, Any]:
+    """The configuration of a run that is finished: five shards, all done by one process. No test changes it."""
+    values = make_config(dirty_corpus, shared_folder / "finished")
     with FileLock(shared_folder / "finished.lock"):
         executed = run_job(parse_config(values), JsonReporter()).executed
     assert executed in (STAGES, ())  # nothing where another test process has run it

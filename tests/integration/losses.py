@@ -19,11 +19,11 @@ import psutil
 from jobs.run_status import RUN_STATUS
 from mmcsal_core.errors import ArtifactError
 from mmcsal_core.storage import Store
-from pipelines.stage_names import STAGES
+from pipelines.stage_names import CORESET, EMBED, INGEST, NEIGHBORS, STAGES, TRAIN
 from tests.integration.job_process import FOLDERS, read_files, start_mmcsal
 
 TIMEOUT_S = 400.0
-POLL_S = 0.002
+POLL_S = 0.05
 RETRY_S = 0.1
 
 
@@ -57,6 +57,12 @@ class DisturbedJob:
     stage: str
     returncode: int
     told: str
+
+
+def put_on_workers(stage: str) -> dict[str, int]:
+    """Return the resources of a job on few pairs whose workers do a stage, if any do: the driver does light work."""
+    is_light = stage in (INGEST, TRAIN, EMBED, NEIGHBORS)
+    return {"num_actors": 2, "selection_actors": 2 * (stage == CORESET), "max_driver_pairs": 0 if is_light else 4096}
 
 
 def draw_moments(draw: Random, place: int, reference: Path) -> Iterator[Moment]:

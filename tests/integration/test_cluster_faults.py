@@ -25,7 +25,7 @@ from ray.cluster_utils import Cluster
 from mmcsal_core.storage import Store
 from tests.fault_proxy import FaultProxy, open_fault_proxy
 from tests.integration.job_process import call_json, make_config, run_json, write_config
-from tests.integration.losses import Moment, disturb_job, draw_moments, kill
+from tests.integration.losses import Moment, disturb_job, draw_moments, kill, put_on_workers
 from tests.ray_processes import list_children, works_for
 from tests.s3_server import REGION
 
@@ -114,12 +114,12 @@ def test_a_rerun_ends_in_the_same_picks(
     values = make_config(dirty_corpus, tmp_path, source_options=options, output_options=options)
     values |= {"ray": {"address": cluster.address}}
     values["source"]["url"] = f"s3://{name}/{dirty_corpus.name}"
-    values["resources"] = {"rows_per_shard": 256, "num_readers": 2, "num_actors": 2, "selection_actors": 2}
     target = list(LOSSES)[seed % len(LOSSES)]
 
     def prepare(moment: Moment) -> tuple[Path, Store]:
         output = f"s3://{name}/{moment.stage}"
-        config = write_config(private / "job.yaml", values | {"output": output})
+        resources = {"rows_per_shard": 256, "num_readers": 2, **put_on_workers(moment.stage)}
+        config = write_config(private / "job.yaml", values | {"output": output, "resources": resources})
         return config, Store(f"{output}/run_id=t", {"endpoint_url": s3_endpoint})
 
     def lose(job: "subprocess.Popen[str]", stage: str) -> bool:

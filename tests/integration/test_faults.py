@@ -16,9 +16,8 @@ import psutil
 import pytest
 
 from mmcsal_core.storage import Store
-from pipelines.stage_names import CORESET
 from tests.integration.job_process import FOLDERS, call_json, make_config, read_results, run_json, write_config
-from tests.integration.losses import Moment, disturb_job, draw_moments, kill
+from tests.integration.losses import Moment, disturb_job, draw_moments, kill, put_on_workers
 from tests.ray_processes import list_children, name_process, works_for
 
 NUM_SEEDS = int(os.environ.get("MMCSAL_FAULTS", "1"))
@@ -57,8 +56,7 @@ def test_a_rerun_after_a_sigkill_ends_in_the_same_bytes(
 
     def prepare(moment: Moment) -> tuple[Path, Store]:
         output = tmp_path / moment.stage
-        # with one actor, and none that select, the driver would do what workers can die of
-        resources = {"rows_per_shard": 256, "num_actors": 2, "selection_actors": 2 if moment.stage == CORESET else 0}
+        resources = {"rows_per_shard": 256, **put_on_workers(moment.stage)}
         config = write_config(tmp_path / "job.yaml", make_config(dirty_corpus, output, resources=resources))
         return config, Store(str(output / "run_id=t"))
 

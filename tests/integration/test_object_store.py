@@ -57,7 +57,7 @@ def _run_where_workers_may_not_write(values: dict[str, Any], endpoint: str, fold
     """Let a run with actors fail in them, and return all that the command printed."""
     with open_fault_proxy(endpoint) as proxy:
         proxy.plan("403", "PUT", "refused/pairs/data/", times=100)
-        resources = {"rows_per_shard": 512, "num_actors": 2, "cpus_per_actor": 0.5}
+        resources = {"rows_per_shard": 512, "num_actors": 2, "cpus_per_actor": 0.5, "max_driver_pairs": 0}
         changed = _plant({**values, "run_id": "refused", "resources": resources}, proxy.endpoint)
         result = call_mmcsal("run", write_config(folder / "refused.yaml", changed), "--json")
         assert proxy.met

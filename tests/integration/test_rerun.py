@@ -33,12 +33,18 @@ def test_the_finished_run_keeps_the_contract(finished: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("num_shards", "num_actors"), [(1, 1), (2, 2)])
 def test_the_same_selection_whatever_the_number_of_shards_and_actors(
-    finished: dict[str, Any], dirty_corpus: Path, tmp_path: Path, num_shards: int, num_actors: int
+    ray_session: None,
+    finished: dict[str, Any],
+    dirty_corpus: Path,
+    tmp_path: Path,
+    num_shards: int,
+    num_actors: int,
 ) -> None:
     resources = {
         "rows_per_shard": -(-NUM_PAIRS // num_shards),
         "num_actors": num_actors,
         "cpus_per_actor": 0.5,
+        "max_driver_pairs": 0 if num_actors > 1 else NUM_PAIRS,
     }
     values = make_config(dirty_corpus, tmp_path, resources=resources)
     run_job(parse_config(values), JsonReporter())

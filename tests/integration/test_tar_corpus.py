@@ -30,7 +30,7 @@ def _write_archives(corpus: Path, folder: Path) -> None:
 
 
 def test_a_run_on_archives_picks_the_pairs_of_a_run_on_parquet(
-    finished: dict[str, Any], dirty_corpus: Path, tmp_path: Path
+    ray_session: None, finished: dict[str, Any], dirty_corpus: Path, tmp_path: Path
 ) -> None:
     _write_archives(dirty_corpus, tmp_path / "shards")
     resources = {"rows_per_shard": 256, "num_actors": 2, "cpus_per_actor": 0.5}

@@ -120,10 +120,10 @@ def test_the_stage_publishes_equal_vectors_under_any_shards_and_actors(
     tmp_path: Path, ray_session: None, features: pa.Table, encoder: Encoder
 ) -> None:
     tables = []
-    for num_actors, rows_per_shard in ((1, NUM_ROWS), (2, 256)):
-        root = tmp_path / str(num_actors)
+    for name, rows_per_shard, max_driver_pairs in (("driver", NUM_ROWS, NUM_ROWS), ("actors", 256, 0)):
+        root, resources = tmp_path / name, Resources(num_actors=2, max_driver_pairs=max_driver_pairs)
         shards, fitted = publish_features(root, features, rows_per_shard), publish_encoder(root, encoder)
-        run = StageRun(Artifact(Store(str(root)), "embeddings", embed.STAGE), "x", Resources(num_actors=num_actors))
+        run = StageRun(Artifact(Store(str(root)), "embeddings", embed.STAGE), "x", resources)
         manifest = embed.embed_pairs(features=shards, encoder=fitted, run=run)
         assert len(manifest.shards) == len(shards.read_manifest().shards)
         assert manifest.pairs_in == manifest.pairs_out == features.num_rows

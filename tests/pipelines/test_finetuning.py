@@ -68,7 +68,8 @@ def test_the_stages_give_the_bits_of_the_in_process_door(tmp_path: Path) -> None
     pairs, run = publish_pairs(tmp_path, NUM_PAIRS), Store(str(tmp_path))
     out = {name: Artifact(run, name, name) for name in ("features", "encoder", "embeddings")}
     run_features, run_train = (
-        StageRun(out[name], name, Resources(num_actors=2, cpus_per_actor=0.5)) for name in ("features", "encoder")
+        StageRun(out[name], name, Resources(num_actors=2, cpus_per_actor=0.5, max_driver_pairs=0))
+        for name in ("features", "encoder")
     )
     manifest = extract_features(
         pairs=pairs, modalities=MODALITIES, source_options={}, config=FeaturesConfig(), run=run_features

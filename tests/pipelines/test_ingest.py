@@ -349,7 +349,8 @@ def test_stage_publishes_and_resumes_through_ray(
     expected, rejects = _publish(_reader(source, CONTENT, tmp_path / "s"), tmp_path / "bare")
     monkeypatch.setattr(ingest, "MAX_DRIVER_PAIRS", 0)
     told: list[StageProgress] = []
-    resources, opened = Resources(rows_per_shard=256, num_actors=2, cpus_per_actor=0.5), list[str]()
+    resources = Resources(rows_per_shard=256, num_actors=2, cpus_per_actor=0.5, max_driver_pairs=0)
+    opened = list[str]()
     more = {"resources": resources, "on_progress": told.append, "open_ray": lambda: opened.append("Ray")}
     run = _stage_run(tmp_path / "run", **more)
 

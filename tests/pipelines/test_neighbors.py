@@ -178,9 +178,8 @@ def test_the_stage_publishes_indexes_and_edges_and_resumes(
     run = Store(str(tmp_path))
     indexes, out = Artifact(run, "indexes", STAGE), Artifact(run, "neighbors", STAGE)
     told: list[StageProgress] = []
-    stage_run = StageRun(
-        out, "f", Resources(rows_per_shard=256, num_actors=2, cpus_per_actor=0.5), on_progress=told.append
-    )
+    resources = Resources(rows_per_shard=256, num_actors=2, cpus_per_actor=0.5, max_driver_pairs=0)
+    stage_run = StageRun(out, "f", resources, on_progress=told.append)
     publish_indexes(made.embeddings, made.features, indexes, CONFIG, stage_run)
     plan = out.begin("f", lambda: plan_ranges(600, 256))
     worker = NeighborWorker(

@@ -11,7 +11,7 @@ from mmcsal_core.artifacts import Artifact, Plan, ShardRange, plan_ranges
 from mmcsal_core.encoder import EncoderConfig
 from mmcsal_core.storage import Store
 from pipelines.shard_pool import count_room, describe_shards, map_on_actors
-from pipelines.shard_runs import MAX_ROWS_HERE, run_shards
+from pipelines.shard_runs import is_done_here, run_shards
 from pipelines.stage_run import Resources, StageProgress, StageRun
 from pipelines.train_on_ray import warn_of_shortage
 from pipelines.train_worker import TrainTask
@@ -73,17 +73,31 @@ class Teller:
 
 
 @pytest.mark.parametrize(
-    ("num_rows", "num_actors", "is_here"),
-    [(MAX_ROWS_HERE, 1, True), (MAX_ROWS_HERE + 1, 1, False), (MAX_ROWS_HERE, 2, False)],
+    ("num_rows", "num_actors", "is_light", "is_here"),
+    [
+        (4096, 1, False, True),
+        (4096, 2, True, True),
+        (4096, 2, False, False),
+        (4097, 1, False, False),
+        (4097, 2, True, False),
+    ],
 )
-def test_the_driver_does_what_one_actor_would_do_on_few_pairs(
-    ray_session: None, tmp_path: Path, num_rows: int, num_actors: int, is_here: bool
+def test_few_pairs_are_work_of_the_driver_where_one_actor_would_do_it_or_it_is_light(
+    num_rows: int, num_actors: int, is_light: bool, is_here: bool
 ) -> None:
-    plan = Plan(stage="embed", fingerprint="f", shards=tuple(plan_ranges(num_rows, 2304)))
-    resources, told = Resources(num_actors=num_actors, cpus_per_actor=0.5), list[StageProgress]()
+    resources = Resources(num_actors=num_actors)
+    assert is_done_here(num_rows, resources, on_gpu=False, is_light=is_light) == is_here
+    assert not is_done_here(num_rows, Resources(num_actors=num_actors, max_driver_pairs=0), on_gpu=False, is_light=True)
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+def test_the_driver_works_on_the_threads_of_an_actor(ray_session: None, tmp_path: Path, is_here: bool) -> None:
+    plan = Plan(stage="embed", fingerprint="f", shards=tuple(plan_ranges(4096, 2304)))
+    resources = Resources(cpus_per_actor=0.5, max_driver_pairs=4096 if is_here else 4095)
+    told = list[StageProgress]()
     run = StageRun(Artifact(Store(str(tmp_path)), "out", "embed"), "f", resources, on_progress=told.append)
     torch.set_num_threads(2)
-    run_shards(plan.shards, Teller, {"told": Store(str(tmp_path))}, run, on_gpu=True, num_rows=num_rows)
+    run_shards(plan.shards, Teller, {"told": Store(str(tmp_path))}, run, on_gpu=True, num_rows=4096)
     assert torch.get_num_threads() == 2
     found = [Store(str(tmp_path)).read_json(f"{shard.index}.json") for shard in plan.shards]
     assert len(found) == 2

@@ -88,12 +88,12 @@ def publish_features(
 
 
 def make_run(
-    root: Path, num_workers: int = 1, seen: list[StageProgress] | None = None, num_actors: int = 2
+    root: Path, num_workers: int = 1, seen: list[StageProgress] | None = None, max_driver_pairs: int = 0
 ) -> StageRun:
-    """Make a run on Ray; with one actor the driver itself trains on so few pairs."""
+    """Make a run on Ray, or of the driver itself."""
     out = Artifact(Store(str(root)), "encoder", train.STAGE)
     report = (lambda _: None) if seen is None else seen.append
-    resources = Resources(train_workers=num_workers, num_actors=num_actors)
+    resources = Resources(train_workers=num_workers, num_actors=2, max_driver_pairs=max_driver_pairs)
     return StageRun(out, "fit", resources, on_progress=report)
 
 
@@ -149,12 +149,12 @@ def test_the_pace_counts_what_an_earlier_attempt_did_and_measures_this_one(tmp_p
     assert read_progress(other.store) is None
 
 
-@pytest.mark.parametrize(("num_actors", "names"), [(1, NAMES), (2, NAMES), (1, tuple(DIMS))])
+@pytest.mark.parametrize(("max_driver_pairs", "names"), [(300, NAMES), (299, NAMES), (300, tuple(DIMS))])
 def test_a_stage_resumed_from_a_checkpoint_publishes_the_bytes_of_the_in_process_fit(
-    tmp_path: Path, ray_session: None, num_actors: int, names: Sequence[str]
+    tmp_path: Path, ray_session: None, max_driver_pairs: int, names: Sequence[str]
 ) -> None:
     features, seen, opened = publish_features(tmp_path, names=names), list[StageProgress](), list[str]()
-    run = make_run(tmp_path, seen=seen, num_actors=num_actors)
+    run = make_run(tmp_path, seen=seen, max_driver_pairs=max_driver_pairs)
     run = replace(run, open_ray=lambda: opened.append("Ray"))
     run.out.begin(run.fingerprint, list)
     leave_an_interrupted_training(spool_features(features, names), run.out.store.child(CHECKPOINTS))
@@ -184,7 +184,7 @@ def test_a_stage_resumed_from_a_checkpoint_publishes_the_bytes_of_the_in_process
     assert {(progress.unit, progress.total) for progress in seen} == {("epochs", 4 + 3 * 3)}
     assert [progress.done for progress in seen] == sorted(progress.done for progress in seen)
     assert seen[-1].done == 13
-    assert opened == ["Ray"] * (num_actors - 1)
+    assert opened == ["Ray"] * (300 - max_driver_pairs)
     assert any(progress.pairs_per_second and progress.eta_s is not None for progress in seen)
 
 
@@ -193,7 +193,7 @@ def test_modalities_that_do_not_find_each_other_are_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, shuffled: Sequence[str], num_told: int
 ) -> None:
     features = publish_features(tmp_path, 1200, shuffled=shuffled)
-    run, config = make_run(tmp_path, num_actors=1), CONFIG.model_copy(update={"out_of_fold_folds": 0})
+    run, config = make_run(tmp_path, max_driver_pairs=4096), CONFIG.model_copy(update={"out_of_fold_folds": 0})
     train.train_encoder(features=features, modalities=NAMES, seed=1, config=config, run=run)
     told = "image and text must agree better than pairs put together at random, but of 120 held-back pairs "
     assert [message.startswith(told) for message in caplog.messages] == [True] * num_told
@@ -202,7 +202,7 @@ def test_modalities_that_do_not_find_each_other_are_told(
 def test_a_stage_that_stops_early_says_so_and_publishes_the_bytes_of_the_in_process_fit(tmp_path: Path) -> None:
     features, seen = publish_features(tmp_path), list[StageProgress]()
     changes = {"epochs": 40, "learning_rate": 3e-2, "early_stop_patience": 1, "out_of_fold_folds": 0}
-    config, run = CONFIG.model_copy(update=changes), make_run(tmp_path, seen=seen, num_actors=1)
+    config, run = CONFIG.model_copy(update=changes), make_run(tmp_path, seen=seen, max_driver_pairs=4096)
     manifest = train.train_encoder(features=features, modalities=NAMES, seed=1, config=config, run=run)
     whole = save_encoder(fit_encoder(read_features(features), config=config, seed=1))
     assert {name: run.out.store.read_bytes(name) for name in whole} == whole
@@ -248,9 +248,11 @@ def test_a_worker_that_is_killed_goes_on_from_its_checkpoint(tmp_path: Path, ray
     assert {name: run.out.store.read_bytes(name) for name in whole} == whole
 
 
-@pytest.mark.parametrize("num_actors", [1, 2])
-def test_what_a_worker_raises_on_purpose_is_told_at_once(tmp_path: Path, ray_session: None, num_actors: int) -> None:
-    run = make_run(tmp_path, num_actors=num_actors)
+@pytest.mark.parametrize("max_driver_pairs", [4096, 0])
+def test_what_a_worker_raises_on_purpose_is_told_at_once(
+    tmp_path: Path, ray_session: None, max_driver_pairs: int
+) -> None:
+    run = make_run(tmp_path, max_driver_pairs=max_driver_pairs)
     run.out.begin(run.fingerprint, list)
     run.out.store.child(CHECKPOINTS, "fold-00").write_bytes("epoch-0001.safetensors", b"damaged")
     with pytest.raises(ArtifactError, match="checkpoint") as caught:
