@@ -12,7 +12,7 @@ from tests.corpora import write_image_text_parquet
 from tests.integration.job_process import make_config, start_mmcsal, write_config
 from tests.ray_processes import list_children, name_process
 
-NUM_PAIRS, NUM_ACTORS = 4096, 4
+NUM_PAIRS, NUM_ACTORS = 3072, 4
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def kill_within(process: subprocess.Popen[str], run: Path, folder: str, timeout_
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
             return unfinished
-        time.sleep(0.001)
+        time.sleep(0.005)
     out, err = process.communicate()
     raise AssertionError(f"the run ended before {folder} was under way: {out}\n{err}")
 
@@ -91,7 +91,7 @@ def kill_when_logged(process: subprocess.Popen[str], run: Path, part: str) -> No
     """Kill `process` when its pick log holds a round of a part."""
     while part not in count_logged(run):
         assert process.poll() is None, process.communicate()
-        time.sleep(0.001)
+        time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
 

@@ -136,12 +136,11 @@ def test_folder(workplace: Path) -> None:
 
 @pytest.fixture
 def cluster_address() -> Iterator[str]:
-    """A real cluster of three nodes on this machine."""
+    """A real cluster of two nodes on this machine."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    for _ in range(2):
-        cluster.add_node(num_cpus=1)
+    cluster.add_node(num_cpus=2)
     cluster.wait_for_nodes()
     yield cluster.address
     cluster.shutdown()
