@@ -26,11 +26,11 @@ _PROCESSORS: dict[Kind, str] = {
 }
 """The auto class in transformers that prepares the input; its video processors would all need torchvision."""
 
-_MISFITS = (
+MISFITS = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError,
     ValueError, SafetensorError, UnpicklingError,
 )  # fmt: skip
-"""What transformers raises where a model cannot be loaded, or cannot read what it is given."""
+"""What a hub's library raises where a model cannot be loaded, or cannot read what it is given."""
 
 _UNUSED_WEIGHTS = ("pooler", "masked_spec_embed", "mask_token", "position_ids")
 """Parts of weight names that inference here never reads; a checkpoint may lack them."""
@@ -59,7 +59,7 @@ class HubModel:
         try:
             self.processor = getattr(transformers, _PROCESSORS[self.kind]).from_pretrained(source.name, **options)
             model, info = transformers.AutoModel.from_pretrained(source.name, output_loading_info=True, **options)
-        except _MISFITS as error:
+        except MISFITS as error:
             raise ConfigError(
                 f"backbone {name!r} of type {self.config.model_type!r} must load with transformers as a model of kind "
                 f"{self.kind!r}; name a complete model of that kind; {type(error).__name__}: {error}"
@@ -93,7 +93,7 @@ class HubModel:
         rule = f"backbone {self.name!r} of type {self.config.model_type!r} must give one vector for each {self.kind}"
         try:
             shape = embed(batch).shape
-        except _MISFITS as error:
+        except MISFITS as error:
             raise ConfigError(
                 f"{rule}; name a model that reads kind {self.kind!r}; {type(error).__name__}: {error}"
             ) from error
@@ -116,7 +116,7 @@ def read_config(name: str, *, trust_remote_code: bool = False) -> Any:
     options = {"revision": source.revision or "main", "trust_remote_code": trust_remote_code}
     try:
         config = transformers.AutoConfig.from_pretrained(source.name, **options)
-    except _MISFITS as error:
+    except MISFITS as error:
         raise ConfigError(f"backbone {name!r} must be known to transformers, but: {error}") from error
     if config.is_encoder_decoder:
         raise ConfigError(

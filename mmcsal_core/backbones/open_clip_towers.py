@@ -1,6 +1,7 @@
 """OpenCLIP models: `open_clip:ARCH/TAG`, image or text tower, where TAG may be the path of a weights file.
 
-Lives in an extra of its own, since open_clip needs torchvision.
+Lives in an extra of its own, since open_clip needs torchvision. Weights are read as weights alone; where that fails,
+open_clip may try again with torch's own default, which from torch 2.6 on is the same.
 """
 
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from mmcsal_core.backbones.backbone import Backbone, Batch, Features
+from mmcsal_core.backbones.hub_model import MISFITS
 from mmcsal_core.backbones.names import parse_open_clip
 from mmcsal_core.corpus.modality import Kind
 from mmcsal_core.errors import ConfigError
@@ -57,7 +59,7 @@ def load_open_clip(name: str, kind: Kind, device: str) -> Backbone:
     try:
         model, preprocess = open_clip.create_model_from_pretrained(architecture, pretrained=tag, device=device)
         tokenizer = open_clip.get_tokenizer(architecture) if kind == "text" else None
-    except (OSError, RuntimeError, ValueError) as error:
+    except MISFITS as error:
         raise ConfigError(
             f"backbone {name!r} must load with open_clip, but: {error}; open_clip.list_pretrained() names the tags"
         ) from error

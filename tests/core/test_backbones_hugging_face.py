@@ -1,6 +1,5 @@
 """The `hf:` loading code, on tiny models with random weights that are saved to a local folder."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from mmcsal_core.corpus.modality import Kind, ModalityConfig, resolve_modality
 from mmcsal_core.errors import ConfigError
 from tests.core.tiny_hub_models import BUILDERS, save_image_processor, save_tokenizer
 from tests.encoded_media import encode_film, encode_video
+from tests.harmful_pickle import Payload
 
 TEXTS = ["a red apple", "pear", "the green pear on the table a red apple on the table the table the table"]
 
@@ -205,16 +205,6 @@ def test_a_broken_weights_file_is_refused(models: Callable[[str], Path], tmp_pat
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(ConfigError, match="must load with transformers"):
         load(tmp_path, "image")
-
-
-class Payload:
-    """Unpickled, it makes a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
-        return os.mkdir, (str(self.folder),)
 
 
 def test_weights_that_would_run_code_are_refused_and_run_none(models: Callable[[str], Path], tmp_path: Path) -> None:

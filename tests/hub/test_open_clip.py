@@ -1,6 +1,7 @@
 """The `open_clip:` loading code, on a tiny model with random weights: `make test-hub` runs it where torchvision is."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -10,6 +11,7 @@ import torch
 from mmcsal_core.backbones.loading import load_backbone
 from mmcsal_core.corpus.modality import Kind, ModalityConfig
 from mmcsal_core.errors import ConfigError
+from tests.harmful_pickle import Payload
 
 pytestmark = pytest.mark.hub
 
@@ -65,3 +67,22 @@ def test_an_unknown_model_or_tag_is_refused(backbone_name: str, name: str) -> No
     del backbone_name  # the fixture makes the tiny architecture known
     with pytest.raises(ConfigError, match="must load with open_clip"):
         load_backbone(name, ModalityConfig(kind="image"))
+
+
+@pytest.mark.parametrize("kept", ["weights", "state_dict"])
+def test_weights_that_would_run_code_are_refused_and_run_none(backbone_name: str, tmp_path: Path, kept: str) -> None:
+    del backbone_name  # the fixture makes the tiny architecture known
+    weights, traces = tmp_path / "weights.pt", tmp_path / "ran"
+    torch.save({kept: {"logit_scale": Payload(traces)}}, weights)
+    with pytest.raises(ConfigError, match="must load with open_clip"):
+        load_backbone(f"open_clip:{ARCHITECTURE}/{weights}", ModalityConfig(kind="image"))
+    assert not traces.exists()
+    torch.load(weights, weights_only=False)
+    assert traces.exists()  # so the file is what it is meant to be
+
+
+def test_weights_of_another_model_are_refused(backbone_name: str, tmp_path: Path) -> None:
+    del backbone_name
+    torch.save([1.0], tmp_path / "weights.pt")
+    with pytest.raises(ConfigError, match="must load with open_clip"):
+        load_backbone(f"open_clip:{ARCHITECTURE}/{tmp_path}/weights.pt", ModalityConfig(kind="text"))
