@@ -29,14 +29,15 @@ types: $(VENV)/.dev
 imports: $(VENV)/.dev
 	$(BIN)/lint-imports
 
-# two processes, each with a Ray of its own; a module's tests stay in one
+# two processes, each with a Ray of its own; a module's tests stay in one, and short modules come last: both end at once
+TESTS := tests/integration tests/pipelines tests/jobs tests/core
 PYTEST ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
 tests: $(VENV)/.dev
-	$(THREADS) $(BIN)/python -m pytest --ignore=tests/hub --ignore=tests/stores --durations=10 $(PYTEST)
+	$(THREADS) $(BIN)/python -m pytest $(TESTS) --durations=10 $(PYTEST)
 
 # what needs a CUDA device: the job, the encoder and k-center on it against the CPU
 test-gpu: $(VENV)/.dev
-	$(THREADS) $(BIN)/python -m pytest -m gpu --ignore=tests/hub --ignore=tests/stores
+	$(THREADS) $(BIN)/python -m pytest $(TESTS) -m gpu
 
 # open_clip needs torchvision, which needs a torch of its own, and UMAP numba: a second environment, several GB
 test-hub: $(HUB_VENV)/.hub

@@ -80,6 +80,13 @@ def test_faiss_comes_in_exactly_one_build(project: dict[str, Any]) -> None:
         assert chosen == ["faiss-gpu" if (system, machine) == ("linux", "x86_64") else "faiss-cpu"]
 
 
+def test_make_runs_every_folder_of_tests() -> None:
+    named = re.search(r"^TESTS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert named is not None
+    folders = {str(path.parent.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py")}
+    assert {*named[1].split(), "tests/hub", "tests/stores"} == folders
+
+
 def test_ci_runs_the_command_of_the_readme() -> None:
     assert "make test" in (ROOT / ".ci" / "run").read_text()
     assert "make test" in (ROOT / "README.md").read_text()
