@@ -36,6 +36,11 @@ _UNUSED_WEIGHTS = ("pooler", "masked_spec_embed", "mask_token", "position_ids")
 """Parts of weight names that inference here never reads; a checkpoint may lack them."""
 
 
+def describe_misfit(error: BaseException) -> str:
+    """Return the kind of an error and what it says, in one line: libraries fill paragraphs."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 class HubModel:
     """A loaded transformers model and its processor (of images, films or sounds) or tokenizer.
 
@@ -62,7 +67,7 @@ class HubModel:
         except MISFITS as error:
             raise ConfigError(
                 f"backbone {name!r} of type {self.config.model_type!r} must load with transformers as a model of kind "
-                f"{self.kind!r}; name a complete model of that kind; {type(error).__name__}: {error}"
+                f"{self.kind!r}; name a complete model of that kind; {describe_misfit(error)}"
             ) from error
         _check_weights(name, info["missing_keys"])
         self.device = torch.device(device)
@@ -95,7 +100,7 @@ class HubModel:
             shape = embed(batch).shape
         except MISFITS as error:
             raise ConfigError(
-                f"{rule}; name a model that reads kind {self.kind!r}; {type(error).__name__}: {error}"
+                f"{rule}; name a model that reads kind {self.kind!r}; {describe_misfit(error)}"
             ) from error
         if len(shape) != 2 or shape[0] != len(batch):
             raise ConfigError(
@@ -117,7 +122,7 @@ def read_config(name: str, *, trust_remote_code: bool = False) -> Any:
     try:
         config = transformers.AutoConfig.from_pretrained(source.name, **options)
     except MISFITS as error:
-        raise ConfigError(f"backbone {name!r} must be known to transformers, but: {error}") from error
+        raise ConfigError(f"backbone {name!r} must be known to transformers, but: {describe_misfit(error)}") from error
     if config.is_encoder_decoder:
         raise ConfigError(
             f"backbone {name!r} of type {config.model_type!r} must be an encoder, got an encoder-decoder; "

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from mmcsal_core.backbones.backbone import Backbone, Batch, Features
-from mmcsal_core.backbones.hub_model import MISFITS
+from mmcsal_core.backbones.hub_model import MISFITS, describe_misfit
 from mmcsal_core.backbones.names import parse_open_clip
 from mmcsal_core.corpus.modality import Kind
 from mmcsal_core.errors import ConfigError
@@ -61,7 +61,8 @@ def load_open_clip(name: str, kind: Kind, device: str) -> Backbone:
         tokenizer = open_clip.get_tokenizer(architecture) if kind == "text" else None
     except MISFITS as error:
         raise ConfigError(
-            f"backbone {name!r} must load with open_clip, but: {error}; open_clip.list_pretrained() names the tags"
+            f"backbone {name!r} must load with open_clip; open_clip.list_pretrained() names the tags; "
+            f"{describe_misfit(error)}"
         ) from error
     model.eval()
     return OpenClipText(model, tokenizer, device) if kind == "text" else OpenClipImage(model, preprocess, device)

@@ -62,7 +62,11 @@ class DisturbedJob:
 def put_on_workers(stage: str) -> dict[str, int]:
     """Return the resources of a job on few pairs whose workers do a stage, if any do: the driver does light work."""
     is_light = stage in (INGEST, TRAIN, EMBED, NEIGHBORS)
-    return {"num_actors": 2, "selection_actors": 2 * (stage == CORESET), "max_driver_pairs": 0 if is_light else 4096}
+    return {
+        "num_actors": 2,
+        "selection_actors": 2 if stage == CORESET else 0,
+        "max_driver_pairs": 0 if is_light else 4096,
+    }
 
 
 def draw_moments(draw: Random, place: int, reference: Path) -> Iterator[Moment]:

@@ -74,9 +74,10 @@ def write_list(path: Path, names: Sequence[str]) -> None:
         path.write_text("\n".join(names) + "\n")
 
 
-@pytest.mark.parametrize(("option", "name"), [("--labelled", "done.txt"), ("--exclude", "done.parquet")])
+@pytest.mark.parametrize("option", ["--labelled", "--exclude"])
+@pytest.mark.parametrize("name", ["done.txt", "done.parquet"])
 def test_a_list_that_has_changed_is_noticed_and_one_that_is_gone_is_missed_only_by_select(
-    job: Path, tmp_path: Path, option: str, name: str
+    job: Path, tmp_path: Path, name: str, option: str
 ) -> None:
     names, listed = [pick["pair_id"] for pick in read_picks(job)], tmp_path / name
     write_list(listed, names[:5])

@@ -1,7 +1,8 @@
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -370,6 +371,29 @@ def test_stage_publishes_and_resumes_through_ray(
     told.clear()
     publish()
     assert [progress.total for progress in told] == [1]
+
+
+@pytest.mark.parametrize(("store", "is_asked_for"), [("references", False), ("bytes", True)])
+def test_few_tables_are_read_by_the_driver_and_contents_by_actors(
+    tmp_path: Path, store: Literal["references", "bytes"], is_asked_for: bool
+) -> None:
+    class RayAskedForError(Exception):
+        pass
+
+    def ask_for_ray() -> None:
+        raise RayAskedForError
+
+    source, configs = _write_content(tmp_path / "source")
+    run = _stage_run(tmp_path / "run", resources=Resources(num_actors=2), open_ray=ask_for_ray)
+    with pytest.raises(RayAskedForError) if is_asked_for else nullcontext():
+        ingest_pairs(
+            source=source,
+            source_options={},
+            modalities=_modalities(configs),
+            config=IngestConfig(store=store),
+            run=run,
+        )
+    assert run.out.is_complete("f") != is_asked_for
 
 
 def test_nothing_left_is_a_gate(ray_session: None, tmp_path: Path) -> None:
