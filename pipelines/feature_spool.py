@@ -5,6 +5,8 @@ than memory. So each worker copies the vectors once into files of its own, in th
 as the vectors, and in their precision. The files have no name: they vanish with the process, however it ends.
 """
 
+import os
+import sys
 import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -91,5 +93,15 @@ def check_pretrained(features: Artifact, name: str, block: LastBlock) -> None:
 
 
 def _map_scratch(num_rows: int, like: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Return a file of rows like those given; its blocks are there, since a full disk met later kills the process."""
     with tempfile.TemporaryFile(prefix="mmcsal-features-") as file:
+        if sys.platform == "linux":
+            try:
+                os.posix_fallocate(file.fileno(), 0, num_rows * like.shape[1] * like.itemsize)
+            except OSError as error:
+                raise OSError(
+                    error.errno,
+                    f"{error.strerror}: training keeps a copy of the features in {tempfile.gettempdir()}; free some "
+                    "space there, or set TMPDIR to a folder with more",
+                ) from error
         return np.memmap(file, like.dtype, "w+", shape=(num_rows, like.shape[1]))
