@@ -48,7 +48,7 @@ def open_ray_once(config: RayConfig, resources: Resources) -> Iterator[Callable[
 def connect_ray(config: RayConfig, resources: Resources) -> Iterator[None]:
     """Hold a connection to Ray while the block runs; one that the process has already is used and left open.
 
-    What the process does on SIGTERM stays as it is: Ray puts a handler of its own in place.
+    What the process does on SIGTERM stays as it is.
 
     Raises:
         ConnectionError: the configured cluster does not answer.
@@ -64,13 +64,27 @@ def connect_ray(config: RayConfig, resources: Resources) -> Iterator[None]:
         return
     if config.address is not None:
         check_address(config.address)
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    ray.init(**_init_arguments(config, resources))
-    signal.signal(signal.SIGTERM, on_sigterm)
+    with _keep_sigterm():
+        ray.init(**_init_arguments(config, resources))
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _keep_sigterm() -> Iterator[None]:
+    """Have SIGTERM do what it did before: Ray takes it for itself, and exits with 15 while it starts."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as error:
+        signal.signal(signal.SIGTERM, handler)
+        if error.code == signal.SIGTERM:
+            signal.raise_signal(signal.SIGTERM)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def check_address(address: str) -> None:

@@ -6,9 +6,11 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.integration.job_process import (
@@ -23,6 +25,7 @@ from tests.integration.job_process import (
     write_config,
 )
 from tests.integration.losses import hold_still
+from tests.ray_processes import list_children, name_process
 
 ARTIFACTS = tuple(FOLDERS.values())
 ON_RAY = {"resources": {"rows_per_shard": 256, "num_actors": 2}}
@@ -131,25 +134,33 @@ def read_settled(run: Path) -> dict[str, bytes]:
     return said | read_files(run / "pairs")
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "changes"),
-    [(signal.SIGTERM, 143, {}), (signal.SIGTERM, 143, ON_RAY), (signal.SIGINT, 130, {})],
-    ids=["SIGTERM", "SIGTERM on Ray", "SIGINT"],  # Ray takes SIGTERM for itself, and leaves SIGINT alone
-)
+def is_ray_starting(process: subprocess.Popen[str]) -> bool:
+    """Say whether the job has started the first of Ray's processes."""
+    children = list_children(psutil.Process(process.pid), recursive=True)
+    return any("gcs_server" in name_process(child) for child in children)
+
+
+MOMENTS: dict[str, tuple[signal.Signals, int, dict[str, Any], Callable[[subprocess.Popen[str], Path], bool]]] = {
+    "SIGINT": (signal.SIGINT, 130, {}, lambda process, run: (run / "pairs" / "_SUCCESS").exists()),
+    "SIGTERM": (signal.SIGTERM, 143, {}, lambda process, run: (run / "pairs" / "_SUCCESS").exists()),
+    "SIGTERM while Ray starts": (signal.SIGTERM, 143, ON_RAY, lambda process, run: is_ray_starting(process)),
+    "SIGTERM on Ray": (signal.SIGTERM, 143, ON_RAY, lambda process, run: is_under_way(run, "features")),
+}
+"""The signal, the exit code, what is changed of the configuration, and when the signal is sent."""
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_signal_ends_the_run_with_its_code_and_frees_the_lock(
-    finished: dict[str, Any],
-    dirty_corpus: Path,
-    tmp_path: Path,
-    number: signal.Signals,
-    code: int,
-    changes: dict[str, Any],
+    finished: dict[str, Any], dirty_corpus: Path, tmp_path: Path, moment: str
 ) -> None:
+    number, code, changes, is_due = MOMENTS[moment]
     reference = Path(finished["output"]) / "run_id=t"
-    config = write_config(tmp_path / "job.yaml", make_config(dirty_corpus, tmp_path / "out", **changes))
+    values = make_config(dirty_corpus, tmp_path / "out")
+    config, alone = (write_config(tmp_path / f"{i}.yaml", values | each) for i, each in enumerate((changes, {})))
     run = tmp_path / "out" / "run_id=t"
     with start_mmcsal("run", config) as process:
-        while not (run / "pairs" / "_SUCCESS").exists():
-            assert process.poll() is None
+        while not is_due(process, run):
+            assert process.poll() is None, process.communicate()
             time.sleep(0.01)
         with hold_still(process):
             before = read_settled(run)
@@ -157,13 +168,13 @@ def test_a_signal_ends_the_run_with_its_code_and_frees_the_lock(
             assert read_settled(run) == before
         assert read_results(run / "pairs") == read_results(reference / "pairs")
         process.send_signal(number)
-        process.communicate(timeout=60)
-    assert process.returncode == code
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == code, told
+    assert "Traceback" not in told
     status = json.loads((run / "run_status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("interrupted", code)
     assert not (run / "_lock.json").exists()
-    if (number, changes) == (signal.SIGTERM, {}):  # on Ray the rerun would take longer, and `make faults` has it
-        assert "ingest" not in run_json("run", config)["executed"]
-        assert call_json("validate", run)["ok"] is True
-        for folder in ARTIFACTS:
-            assert read_results(run / folder) == read_results(reference / folder), folder
+    assert "ingest" not in run_json("run", alone)["executed"]
+    assert call_json("validate", run)["ok"] is True
+    for folder in ARTIFACTS:
+        assert read_results(run / folder) == read_results(reference / folder), folder
