@@ -10,7 +10,7 @@ import s3fs
 
 from tests.corpora import make_image_text_table
 from tests.fault_proxy import Fault, FaultProxy, open_fault_proxy
-from tests.integration.job_process import call_json, call_mmcsal, make_config, read_results, write_config
+from tests.integration.job_process import FOLDERS, call_json, call_mmcsal, make_config, read_results, write_config
 from tests.s3_server import REGION
 
 SHARD_ROWS = 256
@@ -86,3 +86,47 @@ def test_a_source_that_cannot_be_listed_is_told_from_one_that_may_not_be(
     assert (failed.exit_code, words in failed.stderr, "Traceback" in failed.stderr) == (code, True, False), (
         failed.stderr
     )
+
+
+OUTPUT_FAULTS: tuple[tuple[Fault, str, str], ...] = (
+    ("500", "PUT", "/pairs/"),
+    ("truncate", "GET", "/pairs/data/"),
+    ("503", "PUT", "/features/"),
+    ("stall", "GET", "/features/data/"),
+    ("403", "PUT", "/encoder/"),
+    ("reset", "PUT", "/embeddings/"),
+    ("503", "GET", "/embeddings/data/"),
+    ("clock", "PUT", "/neighbors/"),
+    ("stall", "PUT", "/selection/"),
+    ("reset", "GET", "/selection/data/"),
+    ("token", "PUT", "/report/"),
+)
+"""What befalls every request of a kind, one after the other, from the first stage to the last."""
+
+
+def test_a_run_goes_on_after_whatever_its_output_did_for_a_while(
+    manifest: str, s3_endpoint: str, proxy: FaultProxy, undisturbed: Path, tmp_path: Path
+) -> None:
+    bucket = s3fs.S3FileSystem(endpoint_url=s3_endpoint, skip_instance_cache=True)
+    bucket.mkdir("failing-output", region_name=REGION)
+    proxy.stall_s = 2.0
+    once = {"retries": {"max_attempts": 0}, "read_timeout": 0.5}
+    values = describe_job(manifest, s3_endpoint, tmp_path) | {
+        "output": "s3://failing-output/out",
+        "output_options": {"endpoint_url": proxy.endpoint, "config_kwargs": once},
+    }
+    job = write_config(tmp_path / "job.yaml", values)
+    for fault, method, part in OUTPUT_FAULTS:
+        proxy.plan(fault, method, part, times=9999)
+        failed = call_mmcsal("run", job)
+        assert failed.exit_code == 6, (fault, method, part, failed.output)
+        assert "Traceback" not in failed.stderr
+        assert proxy.met[-1] == (fault, method, part)
+        proxy.forget()
+    assert call_json("run", job)["executed"] == ["report"]
+    copy = tmp_path / "copy"
+    bucket.get("failing-output/out/run_id=t", str(copy), recursive=True)
+    assert call_json("validate", copy)["ok"] is True
+    for name in FOLDERS.values():
+        assert read_results(copy / name) == read_results(undisturbed / name), name
+    bucket.rm("failing-output", recursive=True)
