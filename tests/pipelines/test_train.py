@@ -260,11 +260,21 @@ def test_what_a_worker_raises_on_purpose_is_told_at_once(
     assert classify_error(caught.value) == ExitCode.INFRASTRUCTURE
 
 
-def test_two_workers_end_close_to_one(tmp_path: Path, ray_session: None) -> None:
-    features, run = publish_features(tmp_path), make_run(tmp_path, num_workers=2)
+def test_two_workers_end_close_to_one_whatever_is_killed(tmp_path: Path, ray_session: None) -> None:
+    features, left = publish_features(tmp_path), ["TrainWorker", "fit_on_group"]
+
+    def kill_next(progress: StageProgress) -> None:
+        for process in list_children(psutil.Process(), recursive=True) if progress.done else ():
+            if left and left[0] in name_process(process):
+                process.kill()
+                left.pop(0)
+                return
+
+    run = replace(make_run(tmp_path, num_workers=2), on_progress=kill_next)
     terms = {"lambda_align": 0.1, "lambda_uniform": 0.1, "learn_temperature": True, "robust_fraction": 0.1}
     config = CONFIG.model_copy(update=terms)
     train.train_encoder(features=features, modalities=NAMES, seed=1, config=config, run=run)
+    assert left == []
     files = {name: run.out.store.read_bytes(name) for name in (WEIGHTS_FILE, CARD_FILE)}
     vectors = read_features(features)
     alone = fit_encoder(vectors, config=config, seed=1).embed(vectors)
