@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from PIL import Image
+from PIL import Image, features
 
 from mmcsal_core.corpus.decode import decode_content, decode_text, decode_vector, decoded_shape
 from mmcsal_core.corpus.decode_audio import decode_audio
-from mmcsal_core.corpus.decode_image import decode_image
+from mmcsal_core.corpus.decode_image import FORMATS, decode_image
 from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
 from mmcsal_core.corpus.reject import RejectPair
 from tests.encoded_media import encode_film, encode_image, encode_video, encode_wav
@@ -54,6 +54,14 @@ def test_every_mode_becomes_rgb_on_white(mode: str, form: str, color: Any, expec
     assert decoded.shape == (SIZE, SIZE, 3)
     assert decoded.dtype == np.uint8
     assert tuple(decoded[5, 5]) == expected
+
+
+@pytest.mark.parametrize("form", [*FORMATS, "MPO"])  # MPO: a JPEG of many pictures, as cameras write it
+def test_every_format_of_picture_is_read(form: str) -> None:
+    if form == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    decoded = decode_image(encode_image(Image.new("RGB", (40, 20), (200, 100, 50)), form), SIZE, PIXELS)
+    assert np.abs(decoded.astype(int) - [200, 100, 50]).max() <= 6
 
 
 def test_a_palette_image_with_transparency_is_composited_on_white() -> None:
