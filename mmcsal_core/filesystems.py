@@ -7,8 +7,10 @@ root.
 """
 
 import errno
+import stat
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -131,6 +133,22 @@ def list_synonyms(url: str) -> tuple[str, ...]:
 def is_local(url: str) -> bool:
     """Say whether a URL reaches no network."""
     return get_protocol(url) in LOCAL
+
+
+def is_endless(url: str) -> bool:
+    """Say whether a URL leads to a pipe, a socket or a device of this machine, which may have no end or never begin.
+
+    Of chained file systems (`simplecache::file:///dev/zero`) any link may.
+    """
+    return any(_is_special(link) for link in url.split("::") if get_protocol(link) in ("file", "local"))
+
+
+def _is_special(url: str) -> bool:
+    try:
+        mode = Path(fsspec.core.strip_protocol(url)).stat().st_mode
+    except (OSError, ValueError):  # whoever reads it tells what is wrong
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:

@@ -15,7 +15,7 @@ import fsspec
 from fsspec.utils import get_protocol
 
 from mmcsal_core import filesystems
-from mmcsal_core.errors import DataError
+from mmcsal_core.errors import ConfigError, DataError
 
 _WITHOUT_SHARED_OPTIONS = (*filesystems.LOCAL, "http", "https")
 _VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
@@ -76,8 +76,10 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     """Return the file system of `url` and the path in it.
 
     Raises:
-        ConfigError: the protocol is unknown, or the package that speaks it is not installed.
+        ConfigError: the protocol is unknown, the package that speaks it is not installed, or it is no file or folder.
     """
+    if filesystems.is_endless(url):
+        raise ConfigError(f"{url} must be a file or a folder, got a pipe, a socket or a device; copy it to a file")
     return filesystems.open_filesystem(url, select_options(url, options))
 
 
