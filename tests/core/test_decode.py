@@ -273,6 +273,16 @@ def test_video_that_cannot_be_used_is_named() -> None:
     assert reason_of(content, VIDEO.model_copy(update={"max_pixels": 100})) == "too_many_pixels"
 
 
+@pytest.mark.parametrize("large", [2, 3], ids=["a frame that is passed over", "a frame that is picked"])
+def test_a_film_of_one_large_frame_is_refused(large: int) -> None:
+    sizes = [(480, 320) if i == large else (48, 32) for i in range(8)]
+    content = b"".join(encode_image(Image.new("RGB", size), "JPEG") for size in sizes)  # MJPEG without a container
+    assert isinstance(decode_content(content, VIDEO), np.ndarray)
+    with pytest.raises(RejectPair, match="may have 153599 pixels, got 480 x 320") as caught:
+        decode_content(content, VIDEO.model_copy(update={"max_pixels": 480 * 320 - 1}))
+    assert caught.value.reason == "too_many_pixels"
+
+
 @pytest.mark.parametrize(
     "content", [[], [1.0, None], ["a"], [[1.0], [2.0]], [0.0, 0.0], [float("nan")], [1e300], "1,2", b"12", 3.0]
 )
