@@ -118,8 +118,21 @@ def find_files(url: str, options: Mapping[str, Any]) -> FoundFiles:
     files = [_describe_file(filesystem, root, file, info) for file, info in infos.items() if info["type"] == "file"]
     visible = sorted((file for file in files if not _is_hidden(file.name)), key=lambda file: file.name)
     if not visible:
+        _raise_silence(filesystem, path, url)
         raise DataError(f"source {url} is missing or holds no files; check source.url")
     return FoundFiles(_url_of(filesystem, root), tuple(visible), is_single=list(infos) == [path])
+
+
+def _raise_silence(filesystem: Any, path: str, url: str) -> None:
+    """Raise where nothing was listed since nobody answered, which fsspec's web client does not tell.
+
+    Raises:
+        StoreError: the store is out of reach.
+    """
+    try:
+        filesystem.info(path)
+    except filesystems.store_errors() as error:
+        filesystems.raise_outage(error, url)
 
 
 def _list_infos(filesystem: Any, path: str) -> tuple[str, dict[str, Any]]:
