@@ -2,20 +2,22 @@
 
 fsspec and s3fs try again by themselves, with longer and longer pauses, where a request is throttled (503 SlowDown),
 fails in the store (500), is cut off or does not come to an end. What is set here is how long a silent connection counts
-as alive: s3fs would wait for a minute, five times. Listings are never cached, since several processes write under one
-root.
+as alive: s3fs would wait for a minute, five times, and for a web server five minutes. Listings are never cached, since
+several processes write under one root.
 """
 
+import asyncio
 import errno
+import stat
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import fsspec
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as BotoConnectionError
-from fsspec.exceptions import FSTimeoutError
 from fsspec.utils import get_protocol
 
 from mmcsal_core.errors import ConfigError, MmcsalError, StoreError
@@ -32,13 +34,19 @@ LOCAL = ("file", "local", "memory")
 S3_TIMEOUTS = {"connect_timeout": 10, "read_timeout": 30}
 """Seconds until a connection to an object store counts as lost; `config_kwargs` in the storage options overrides."""
 
+HTTP_TIMEOUTS = {"total": 300, "sock_connect": 10, "sock_read": 30}
+"""The same for a web server, and for its whole answer; `timeout` in `client_kwargs` overrides."""
+
 _ERRORS_OF_EXTRAS = (
     ("gcsfs.retry", "HttpError"),
     ("google.auth.exceptions", "GoogleAuthError"),
     ("azure.core.exceptions", "AzureError"),
 )
 
-_OUTAGES = (TimeoutError, ConnectionError, FSTimeoutError, HTTPClientError, BotoConnectionError, aiohttp.ClientError)
+_TIMEOUTS = (TimeoutError, asyncio.TimeoutError)
+"""Two errors on Python 3.10, where the latter is no OSError; fsspec's own is one of them."""
+
+_OUTAGES = (*_TIMEOUTS, ConnectionError, HTTPClientError, BotoConnectionError, aiohttp.ClientError)
 _OUTAGE_ERRNOS = (
     errno.EIO,
     getattr(errno, "EREMOTEIO", errno.EIO),
@@ -60,7 +68,7 @@ def store_errors() -> tuple[type[Exception], ...]:
     """
     loaded = ((sys.modules.get(module), name) for module, name in _ERRORS_OF_EXTRAS)
     of_extras = tuple(getattr(module, name) for module, name in loaded if module is not None)
-    return (OSError, BotoCoreError, ClientError, aiohttp.ClientError, FSTimeoutError, *of_extras)
+    return (OSError, BotoCoreError, ClientError, aiohttp.ClientError, *_TIMEOUTS, *of_extras)
 
 
 def raise_outage(error: BaseException, url: str) -> None:
@@ -74,8 +82,9 @@ def raise_outage(error: BaseException, url: str) -> None:
         StoreError: the store answers with 5xx or 429, or not at all; the same request may succeed later.
     """
     if is_outage(error, url):
+        told = _find_reason(error)
         raise StoreError(
-            f"the store of {url} cannot be asked for now ({type(error).__name__}: {error}); run again later, or check "
+            f"the store of {url} cannot be asked for now ({type(told).__name__}: {told}); run again later, or check "
             "endpoint and network"
         ) from error
 
@@ -84,6 +93,7 @@ def is_outage(error: BaseException, url: str) -> bool:
     """Say whether a store in the network answers with 5xx or 429, or not at all."""
     if is_local(url):
         return False
+    error = _find_reason(error)
     status = _find_status(error)
     if status is not None:
         return status >= 500 or status == 429
@@ -104,6 +114,11 @@ def is_refusal(error: BaseException, url: str) -> bool:
     cause = error.__cause__
     is_token = isinstance(cause, ClientError) and cause.response.get("Error", {}).get("Code") in _TOKEN_CODES
     return is_token or (type(error) is OSError and str(error).startswith("Forbidden"))
+
+
+def _find_reason(error: BaseException) -> BaseException:
+    """Return why a file is missing: fsspec's web client says that it is, of whatever befalls it, with the cause."""
+    return error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ is not None else error
 
 
 def _find_status(error: BaseException) -> int | None:
@@ -133,6 +148,22 @@ def is_local(url: str) -> bool:
     return get_protocol(url) in LOCAL
 
 
+def is_endless(url: str) -> bool:
+    """Say whether a URL leads to a pipe, a socket or a device of this machine, which may have no end or never begin.
+
+    Of chained file systems (`simplecache::file:///dev/zero`) any link may.
+    """
+    return any(_is_special(link) for link in url.split("::") if get_protocol(link) in ("file", "local"))
+
+
+def _is_special(url: str) -> bool:
+    try:
+        mode = Path(fsspec.core.strip_protocol(url)).stat().st_mode
+    except (OSError, ValueError):  # whoever reads it tells what is wrong
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
 def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     """Return the file system of `url`, and the path in it as that file system spells it.
 
@@ -148,6 +179,8 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
         chosen.setdefault("use_listings_cache", False)
     if list_synonyms(url)[0] == "s3":
         chosen["config_kwargs"] = {**S3_TIMEOUTS, **chosen.get("config_kwargs", {})}
+    if get_protocol(url) in ("http", "https"):
+        chosen["client_kwargs"] = _with_timeout(chosen.get("client_kwargs", {}))
     try:
         filesystem, path = fsspec.core.url_to_fs(url, **chosen)
     except ValueError as error:
@@ -159,3 +192,11 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
         advice = f"pip install 'mmcsal[{extra}]'" if extra in EXTRAS else "install it beside mmcsal"
         raise ConfigError(f"{url!r} needs a package that is not installed ({error}); {advice}") from error
     return filesystem, str(path)
+
+
+def _with_timeout(client_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Add timeouts to what an aiohttp session is made of; a configuration can give some of them as a mapping."""
+    given = client_kwargs.get("timeout", {})
+    if isinstance(given, Mapping):
+        given = aiohttp.ClientTimeout(**{**HTTP_TIMEOUTS, **given})
+    return {**client_kwargs, "timeout": given}

@@ -33,7 +33,7 @@ def decode_video(content: bytes, modality: ModalityConfig) -> npt.NDArray[np.uin
     try:
         num_packets = _count_packets(av, content, modality.max_pixels, only_key=only_key)
         wanted = _middle_frames(num_packets, modality.num_frames)
-        frames = _pick_frames(av, content, wanted, modality.image_size, only_key=only_key)
+        frames = _pick_frames(av, content, wanted, modality)
     except av.FFmpegError as error:
         raise RejectPair(
             "unreadable_video",
@@ -56,18 +56,17 @@ def _count_packets(av: Any, content: bytes, max_pixels: int, *, only_key: bool) 
         return sum(1 for packet in container.demux(stream) if packet.size and (packet.is_keyframe or not only_key))
 
 
-def _pick_frames(
-    av: Any, content: bytes, wanted: list[int], size: int, *, only_key: bool
-) -> list[npt.NDArray[np.uint8]]:
+def _pick_frames(av: Any, content: bytes, wanted: list[int], modality: ModalityConfig) -> list[npt.NDArray[np.uint8]]:
     picked: list[npt.NDArray[np.uint8]] = []
     with av.open(io.BytesIO(content), metadata_errors="ignore") as container:
         stream = _video_stream(container)
         stream.codec_context.thread_count = 1
-        if only_key:
+        if modality.frame_choice == "key":
             stream.codec_context.skip_frame = "NONKEY"
         for index, frame in enumerate(container.decode(stream)):
+            check_pixels(frame.width, frame.height, modality.max_pixels)  # a stream may change its size in the middle
             if index == wanted[len(picked)]:
-                image = resize_square(Image.fromarray(frame.to_ndarray(format="rgb24")), size)
+                image = resize_square(Image.fromarray(frame.to_ndarray(format="rgb24")), modality.image_size)
                 picked += [image] * wanted.count(index)
             if len(picked) == len(wanted):
                 break

@@ -10,6 +10,7 @@ Not chosen: copying content into `pairs/` by default, which doubles the corpus, 
 row group as often as it has rows.
 """
 
+import asyncio
 import errno
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from aiohttp import ClientError
-from fsspec.exceptions import FSTimeoutError
 
 from mmcsal_core.corpus.modality import ModalityConfig
 from mmcsal_core.corpus.reject import RejectPair
@@ -30,7 +30,7 @@ from mmcsal_core.corpus.sources.parquet import open_parquet, take_rows
 from mmcsal_core.corpus.sources.tar_members import read_members
 from mmcsal_core.corpus.sources.tars import parse_member_reference
 from mmcsal_core.errors import ConfigError, DataError, StoreError
-from mmcsal_core.filesystems import is_refusal, raise_outage
+from mmcsal_core.filesystems import is_outage, is_refusal, raise_outage
 from mmcsal_core.schema import bytes_column, uri_column
 
 Content = bytes | str | npt.NDArray[Any] | RejectPair
@@ -43,7 +43,7 @@ _FILE_ERRORS = (
 )
 _FILE_ERRNOS = (None, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 """Of a plain OSError. Arrow raises one without a number for a damaged page."""
-_WEB_ERRORS = (OSError, ClientError, FSTimeoutError)
+_WEB_ERRORS = (OSError, ClientError, asyncio.TimeoutError)
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def _is_about_the_file(error: BaseException, uri: str) -> bool:
 
 
 def _reject(uri: str, error: BaseException) -> RejectPair:
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) and not is_outage(error, uri):
         return RejectPair("missing_file", f"there is no file {uri}; restore it or leave the pair out")
     if isinstance(error, PermissionError):
         return RejectPair("permission_denied", f"{uri} may not be read ({error}); ask for the right to read it")
@@ -226,7 +226,11 @@ def _read_cells(cells: Mapping[str, Reference], options: Mapping[str, Any]) -> d
     contents: dict[str, Content] = {}
     for (file, column), uris in groups.items():
         try:
-            contents.update(_read_column(file, column, uris, options))
+            cells = _read_column(file, column, uris, options)
+        except StoreError as error:
+            if not _is_web(file):
+                raise
+            contents.update({uri: _reject(uri, error) for uri in uris.values()})
         except (ConfigError, DataError) as error:
             cause = error.__cause__
             if _is_refused(cause, file):
@@ -234,10 +238,12 @@ def _read_cells(cells: Mapping[str, Reference], options: Mapping[str, Any]) -> d
             if cause is not None and not _is_about_the_file(cause, file):
                 raise cause from None
             contents.update({uri: _reject(uri, cause or error) for uri in uris.values()})
+        else:
+            contents.update(_follow_paths(cells, file, options))
     return contents
 
 
-def _read_column(file: str, column: str, uris: Mapping[int, str], options: Mapping[str, Any]) -> dict[str, Content]:
+def _read_column(file: str, column: str, uris: Mapping[int, str], options: Mapping[str, Any]) -> dict[str, Any]:
     with open_parquet(file, options) as parquet:
         if column not in parquet.schema_arrow.names:
             raise DataError(f"the file has no column {column!r} any more")
@@ -246,7 +252,7 @@ def _read_column(file: str, column: str, uris: Mapping[int, str], options: Mappi
     contents = dict(zip((uris[row] for row in rows), _convert_cells(values, [uris[row] for row in rows]), strict=True))
     past = {uri: row for row, uri in uris.items() if row >= parquet.metadata.num_rows}
     contents.update({uri: _reject(uri, DataError("the file has fewer rows now")) for uri in past})
-    return _follow_paths(contents, file, options)
+    return contents
 
 
 @dataclass(frozen=True)

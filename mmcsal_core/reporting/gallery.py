@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from mmcsal_core.corpus.decode_image import decode_image
+from mmcsal_core.corpus.decode_image import decode_image, open_image
 from mmcsal_core.corpus.decode_video import decode_video
 from mmcsal_core.corpus.modality import ModalityConfig
 from mmcsal_core.corpus.references import read_contents
@@ -131,7 +131,7 @@ def _show_content(content: Any, modality: ModalityConfig, thumbnail_px: int) -> 
 
 def _decode_thumbnail(content: bytes, modality: ModalityConfig, longer_side: int) -> npt.NDArray[np.uint8]:
     square = decode_image(content, longer_side, modality.max_pixels)
-    with Image.open(io.BytesIO(content)) as image:
+    with open_image(content) as image:
         width, height = image.size
         if image.getexif().get(0x0112, 1) >= 5:
             width, height = height, width

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from PIL import Image
+from PIL import Image, features
 
 from mmcsal_core.corpus.decode import decode_content, decode_text, decode_vector, decoded_shape
 from mmcsal_core.corpus.decode_audio import decode_audio
-from mmcsal_core.corpus.decode_image import decode_image
+from mmcsal_core.corpus.decode_image import FORMATS, decode_image
 from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
 from mmcsal_core.corpus.reject import RejectPair
 from tests.encoded_media import encode_film, encode_image, encode_video, encode_wav
@@ -54,6 +54,14 @@ def test_every_mode_becomes_rgb_on_white(mode: str, form: str, color: Any, expec
     assert decoded.shape == (SIZE, SIZE, 3)
     assert decoded.dtype == np.uint8
     assert tuple(decoded[5, 5]) == expected
+
+
+@pytest.mark.parametrize("form", [*FORMATS, "MPO"])  # MPO: a JPEG of many pictures, as cameras write it
+def test_every_format_of_picture_is_read(form: str) -> None:
+    if form == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    decoded = decode_image(encode_image(Image.new("RGB", (40, 20), (200, 100, 50)), form), SIZE, PIXELS)
+    assert np.abs(decoded.astype(int) - [200, 100, 50]).max() <= 6
 
 
 def test_a_palette_image_with_transparency_is_composited_on_white() -> None:
@@ -263,6 +271,16 @@ def test_video_that_cannot_be_used_is_named() -> None:
     assert reason_of(b"no video", VIDEO) == "unreadable_video"
     assert reason_of(encode_wav(np.zeros((800, 1)), 8_000), VIDEO) == "no_video_frames"
     assert reason_of(content, VIDEO.model_copy(update={"max_pixels": 100})) == "too_many_pixels"
+
+
+@pytest.mark.parametrize("large", [2, 3], ids=["a frame that is passed over", "a frame that is picked"])
+def test_a_film_of_one_large_frame_is_refused(large: int) -> None:
+    sizes = [(480, 320) if i == large else (48, 32) for i in range(8)]
+    content = b"".join(encode_image(Image.new("RGB", size), "JPEG") for size in sizes)  # MJPEG without a container
+    assert isinstance(decode_content(content, VIDEO), np.ndarray)
+    with pytest.raises(RejectPair, match="may have 153599 pixels, got 480 x 320") as caught:
+        decode_content(content, VIDEO.model_copy(update={"max_pixels": 480 * 320 - 1}))
+    assert caught.value.reason == "too_many_pixels"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Which errors tell of a store at this moment, which of a refusal, and which of the file that was asked for."""
 
+import asyncio
 import errno
+from typing import Any
 
 import aiohttp
 import pytest
@@ -12,7 +14,7 @@ from yarl import URL
 
 from jobs.exit_codes import ExitCode, classify_error
 from mmcsal_core.errors import StoreError
-from mmcsal_core.filesystems import is_outage, is_refusal, raise_outage
+from mmcsal_core.filesystems import is_outage, is_refusal, open_filesystem, raise_outage
 
 REMOTE = "s3://bucket/a"
 
@@ -35,6 +37,13 @@ def answer_of_the_web(status: int) -> aiohttp.ClientResponseError:
     return aiohttp.ClientResponseError(request, (), status=status)
 
 
+def no_such_page(cause: BaseException) -> FileNotFoundError:
+    """Make what fsspec's web client raises for whatever befalls it."""
+    error = FileNotFoundError("https://a/b")
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -47,6 +56,7 @@ def answer_of_the_web(status: int) -> aiohttp.ClientResponseError:
         EndpointConnectionError(endpoint_url="http://a"),
         ReadTimeoutError(endpoint_url="http://a"),
         *(FSTimeoutError(), ConnectionResetError(), aiohttp.ServerDisconnectedError(), aiohttp.ClientPayloadError()),
+        *(asyncio.TimeoutError(), no_such_page(aiohttp.ServerTimeoutError()), no_such_page(answer_of_the_web(503))),
     ],
     ids=repr,
 )
@@ -84,6 +94,7 @@ def test_refusals(error: BaseException) -> None:
             NoCredentialsError(),
             ValueError("a"),
             KeyError("b"),
+            no_such_page(FileNotFoundError()),
         ),
     ],
     ids=repr,
@@ -91,3 +102,17 @@ def test_refusals(error: BaseException) -> None:
 def test_what_is_about_the_file_or_the_configuration(error: BaseException) -> None:
     assert (is_outage(error, REMOTE), is_refusal(error, REMOTE)) == (False, False)
     raise_outage(error, REMOTE)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, aiohttp.ClientTimeout(total=300, sock_connect=10, sock_read=30)),
+        ({"total": None, "sock_read": 60}, aiohttp.ClientTimeout(sock_connect=10, sock_read=60)),
+        (aiohttp.ClientTimeout(total=1), aiohttp.ClientTimeout(total=1)),
+    ],
+)
+def test_a_web_server_is_not_waited_for_without_end(given: Any, expected: aiohttp.ClientTimeout) -> None:
+    options = {"client_kwargs": {"timeout": given, "trust_env": True}} if given else {}
+    client_kwargs = open_filesystem("https://a/b", options)[0].client_kwargs
+    assert client_kwargs == {**options.get("client_kwargs", {}), "timeout": expected}

@@ -1,3 +1,4 @@
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +14,8 @@ import s3fs
 from mmcsal_core.corpus.modality import ModalityConfig
 from mmcsal_core.corpus.references import Reference, make_reference, parse_reference, read_contents, store_content
 from mmcsal_core.corpus.reject import RejectPair
+from mmcsal_core.corpus.sources.locations import find_files
+from mmcsal_core.corpus.sources.parquet import open_parquet
 from mmcsal_core.errors import StoreError
 from tests.fault_proxy import Fault, FaultProxy, open_fault_proxy
 from tests.s3_server import REGION
@@ -229,6 +232,22 @@ def test_a_store_that_stumbles_rejects_no_pair(status: int) -> None:
             with pytest.raises(StoreError, match=rf"{status}|Service Unavailable|Internal Server Error"):
                 _read([uri], **options)
         server.shutdown()
+
+
+@pytest.mark.parametrize("limit", ["sock_read", "total"])
+def test_a_web_server_that_accepts_and_never_answers_comes_to_an_end(limit: str) -> None:
+    options: dict[str, Any] = {"http": {"client_kwargs": {"timeout": {limit: 0.2}}}}
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        site = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        cell, member = make_reference(f"{site}/a.parquet", "b", 0), f"{site}/a.tar.gz#member=a.png&start=512&size=3"
+        assert _reasons(_read([f"{site}/a.png", cell, member], **options)) == ["unreadable_file"] * 3
+        with pytest.raises(StoreError, match=r"cannot be asked for now \(\w*Timeout"):
+            find_files(f"{site}/a.csv", options)
+        with (
+            pytest.raises(StoreError, match=r"cannot be asked for now \(\w*Timeout"),
+            open_parquet(f"{site}/b", options),
+        ):
+            pass
 
 
 def test_what_is_said_of_a_signed_link_leaves_the_signature_out(s3_endpoint: str) -> None:

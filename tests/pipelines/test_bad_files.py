@@ -1,6 +1,7 @@
 """Bad files, in a folder and in an archive: each is a reject with a reason, and the good pair beside it goes on."""
 
 import io
+import os
 import pickle
 import struct
 import zlib
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from tests.encoded_media import encode_film, encode_image, encode_wav
 from tests.pipelines.bad_corpora import (
@@ -60,6 +61,12 @@ FILES: list[tuple[str, Configs, dict[str, bytes | None], str]] = [
     ("a sound that is called .png", FOLDER, {"image": GOOD_SOUND}, "unreadable_image"),
     ("HTML that is called .png", FOLDER, {"image": b"<html><script>alert(1)</script></html>"}, "unreadable_image"),
     ("an SVG that is called .png", FOLDER, {"image": b"<svg xmlns='http://www.w3.org/2000/svg'/>"}, "unreadable_image"),
+    (
+        "an EPS that is called .png",
+        FOLDER,
+        {"image": encode_image(Image.new("RGB", (20, 20)), "EPS")},
+        "unreadable_image",
+    ),
     ("a decompression bomb", FOLDER, {"image": _make_bomb()}, "too_many_pixels"),
     (
         "a picture of too many pixels",
@@ -135,3 +142,17 @@ def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
     source = {"kind": "webdataset", "url": str(archive), "pair_id_column": "stem"}
     assert read_corpus(source, FOLDER, tmp_path / "tar") == (["good"], {"bad": "unreadable_image"})
     assert not canary.exists()
+
+
+def test_no_program_is_run_for_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace, gs = tmp_path / "trace", tmp_path / "bin" / "gs"
+    gs.parent.mkdir()
+    gs.write_text(f"#!/bin/sh\ntouch {trace}\n")
+    gs.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{gs.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # where Pillow remembers whether there is a Ghostscript
+    write_files(tmp_path / "source", "bad", image=encode_image(Image.new("RGB", (20, 20)), "EPS"), text=b"t")
+    write_files(tmp_path / "source", "good", image=GOOD_IMAGE, text=b"t")
+    source = {"kind": "folder", "url": str(tmp_path / "source"), "pair_id_column": "stem"}
+    assert read_corpus(source, FOLDER, tmp_path / "work") == (["good"], {"bad": "unreadable_image"})
+    assert not trace.exists()

@@ -1,5 +1,6 @@
 """Bad rows: each is a reject with a reason, and the good row beside it goes on; strange texts and ids are none."""
 
+import os
 import sys
 import tarfile
 from collections.abc import Callable, Mapping
@@ -64,6 +65,15 @@ def _forbidden(folder: Path) -> str:
     (folder / "forbidden.png").write_bytes(GOOD_IMAGE)
     (folder / "forbidden.png").chmod(0)
     return "forbidden.png"
+
+
+def _pipe(suffix: str) -> Callable[[Path], str]:
+    def write(folder: Path) -> str:
+        os.mkfifo(folder / "pipe")
+        os.mkfifo(folder / "pipe.tar")
+        return f"pipe{suffix}"
+
+    return write
 
 
 def _tar(members: list[tuple[str, bytes]]) -> WriteSource:
@@ -142,6 +152,11 @@ ROWS: list[tuple[str, Configs, WriteSource, Found]] = [
     ("a path that is too long", URIS, _uris(lambda _: "a" * 5_000 + ".png"), {"bad": "unreadable_file"}),
     ("a store that nobody knows", URIS, _uris(lambda _: "nosuch://a/b.png"), {"bad": "unreadable_file"}),
     ("a file that may not be read", URIS, _uris(_forbidden), {"bad": "permission_denied"}),
+    ("a pipe", URIS, _uris(_pipe("")), {"bad": "unreadable_file"}),
+    ("a cell of a pipe", URIS, _uris(_pipe("#column=a&row=0")), {"bad": "unreadable_file"}),
+    ("a member of a pipe", URIS, _uris(_pipe(".tar#member=a.png&start=512&size=3")), {"bad": "unreadable_file"}),
+    ("a device", URIS, _uris(lambda _: "/dev/zero"), {"bad": "unreadable_file"}),
+    ("a device behind a cache", URIS, _uris(lambda _: "simplecache::file:///dev/zero"), {"bad": "unreadable_file"}),
     ("a blank path", URIS, _uris(lambda _: " "), {"bad": "missing_modality"}),
     (
         "a member that leaves the archive",

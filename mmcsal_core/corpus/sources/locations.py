@@ -15,7 +15,7 @@ import fsspec
 from fsspec.utils import get_protocol
 
 from mmcsal_core import filesystems
-from mmcsal_core.errors import DataError
+from mmcsal_core.errors import ConfigError, DataError
 
 _WITHOUT_SHARED_OPTIONS = (*filesystems.LOCAL, "http", "https")
 _VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
@@ -76,8 +76,10 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     """Return the file system of `url` and the path in it.
 
     Raises:
-        ConfigError: the protocol is unknown, or the package that speaks it is not installed.
+        ConfigError: the protocol is unknown, the package that speaks it is not installed, or it is no file or folder.
     """
+    if filesystems.is_endless(url):
+        raise ConfigError(f"{url} must be a file or a folder, got a pipe, a socket or a device; copy it to a file")
     return filesystems.open_filesystem(url, select_options(url, options))
 
 
@@ -116,8 +118,21 @@ def find_files(url: str, options: Mapping[str, Any]) -> FoundFiles:
     files = [_describe_file(filesystem, root, file, info) for file, info in infos.items() if info["type"] == "file"]
     visible = sorted((file for file in files if not _is_hidden(file.name)), key=lambda file: file.name)
     if not visible:
+        _raise_silence(filesystem, path, url)
         raise DataError(f"source {url} is missing or holds no files; check source.url")
     return FoundFiles(_url_of(filesystem, root), tuple(visible), is_single=list(infos) == [path])
+
+
+def _raise_silence(filesystem: Any, path: str, url: str) -> None:
+    """Raise where nothing was listed since nobody answered, which fsspec's web client does not tell.
+
+    Raises:
+        StoreError: the store is out of reach.
+    """
+    try:
+        filesystem.info(path)
+    except filesystems.store_errors() as error:
+        filesystems.raise_outage(error, url)
 
 
 def _list_infos(filesystem: Any, path: str) -> tuple[str, dict[str, Any]]:
