@@ -5,7 +5,9 @@ machine), by the clock of the store, since those of two machines may be minutes 
 killed run can be started again at once on the machine that it ran on.
 """
 
+import errno
 import json
+import math
 import os
 import socket
 import threading
@@ -18,7 +20,7 @@ from typing import Any
 import psutil
 
 from mmcsal_core.errors import ArtifactError, LockError
-from mmcsal_core.filesystems import store_errors
+from mmcsal_core.filesystems import is_refusal, store_errors
 from mmcsal_core.storage import Store
 
 LOCK = "_lock.json"
@@ -58,26 +60,17 @@ class RunLock:
         owner = read_owner(self._run)
         if owner is not None and owner["token"] == self._token:
             return  # the store did what was asked, but its answer was lost, and asking again was refused
-        if owner is not None and self._lives(owner):
+        silence_s = math.inf if owner is None else measure_silence_s(self._run, owner)
+        if owner is not None and is_alive(owner, silence_s):
             raise LockError(
                 f"another run holds {self._run.url}: process {owner['pid']} on {owner['host']}, last seen "
-                f"about {abs(time.time() - owner['heartbeat']):.0f} s ago; wait for it, or stop it and start again"
+                f"about {silence_s:.0f} s ago; wait for it, or stop it and start again"
             )
         self._run.remove(LOCK)
         self._run.create_bytes(LOCK, self._describe())
         time.sleep(TAKE_OVER_S)  # of several that found the lock stale the last one to write holds it
         if not self._is_mine():
             raise LockError(f"another run has just taken {self._run.url}; wait for it")
-
-    def _lives(self, owner: dict[str, Any]) -> bool:
-        """Say whether the owner of the lock still runs, whatever the clock of its machine says."""
-        if owner["host"] == socket.gethostname():
-            return is_alive(owner)
-        try:
-            age_s = self._run.measure_age_s(LOCK)
-        except FileNotFoundError:  # given up meanwhile
-            return False
-        return is_alive(owner) if age_s is None else age_s < EXPIRY_S
 
     def _is_mine(self) -> bool:
         owner = read_owner(self._run)
@@ -111,15 +104,40 @@ def read_owner(run: Store) -> dict[str, Any] | None:
 def is_held(run: Store) -> bool:
     """Say whether a living run holds the lock of a run folder."""
     owner = read_owner(run)
-    return owner is not None and is_alive(owner)
+    return owner is not None and is_alive(owner, measure_silence_s(run, owner))
 
 
-def is_alive(owner: dict[str, Any]) -> bool:
-    """Say whether the owner of a lock still runs: its process on this machine, its heartbeat by our clock elsewhere."""
+def is_alive(owner: dict[str, Any], silence_s: float) -> bool:
+    """Say whether the owner of a lock still runs: its process on this machine, another one by how long it is silent."""
     if owner["host"] != socket.gethostname():
-        return bool(time.time() - owner["heartbeat"] < EXPIRY_S)
+        return silence_s < EXPIRY_S
     try:
         process = psutil.Process(owner["pid"])
         return abs(process.create_time() - owner["started"]) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def measure_silence_s(run: Store, owner: dict[str, Any]) -> float:
+    """Return the seconds since the owner of a lock was last seen, infinite where it has just given the lock up.
+
+    For an owner on another machine they are counted by the store's clock. Where the store does not tell, or takes no
+    file from a reader for whom to tell it, our clock and the owner's have to agree.
+    """
+    by_our_clock = max(0.0, time.time() - float(owner["heartbeat"]))
+    if owner["host"] == socket.gethostname():
+        return by_our_clock
+    try:
+        age_s = run.measure_age_s(LOCK)
+    except FileNotFoundError:
+        return math.inf
+    except store_errors() as error:
+        if not _is_read_only(error, run.url):
+            raise
+        return by_our_clock
+    return by_our_clock if age_s is None else max(0.0, age_s)
+
+
+def _is_read_only(error: BaseException, url: str) -> bool:
+    number = error.errno if isinstance(error, OSError) else None
+    return number in (errno.EACCES, errno.EPERM, errno.EROFS) or is_refusal(error, url)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 import s3fs
 
-from jobs.lock import LOCK, RunLock, read_owner
+from jobs.lock import LOCK, RunLock, is_held, read_owner
 from jobs.store_health import probe_store, warn_of_store
 from mmcsal_core.errors import LockError
 from mmcsal_core.storage import Store
@@ -86,6 +86,10 @@ def test_the_clock_of_the_store_tells_how_old_a_lock_is(bucket: str, proxy: Faul
     run.write_bytes(LOCK, json.dumps(owner).encode())
     with pytest.raises(LockError), RunLock(run):
         pass
+    assert is_held(run)
+    proxy.plan("403", "PUT", "_clock-")
+    assert not is_held(run)  # who may not write is told by the clocks of the two machines
+    assert proxy.is_empty
     assert run.list_files() == [LOCK]
 
 
