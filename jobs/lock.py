@@ -3,6 +3,17 @@
 A lock is stale when its process is gone (same machine) or when it has not been refreshed for `EXPIRY_S` (another
 machine), by the clock of the store, since those of two machines may be minutes apart. A stale lock is taken over, so a
 killed run can be started again at once on the machine that it ran on.
+
+A holder may lose its lock without a word, where the store was out of its reach for too long. So it asks the store whose
+the lock is (`RunLock.check`) before a stage starts, before an artifact is cleared and before one is published, and ends
+where the lock is another's. Shards that it writes until then do no harm: the name and the bytes of a shard follow from
+its plan, and once the plan is another's it writes none (`Artifact.check_current`).
+
+Of several that take over at once, the last to write holds the lock. Each looks after `TAKE_OVER_S`. A request that is
+on its way for longer, since the store was busy, may let two go on; but one token alone lies in the store, so all others
+end at their next check, the first of which comes before the first stage. A check refreshes the lock too: nobody finds
+it stale while its holder publishes. What no check can hold is a process that stops for longer than `EXPIRY_S` between a
+check and the write after it, since object stores cannot make a write depend on another object.
 """
 
 import errno
@@ -40,6 +51,8 @@ class RunLock:
         self._run = run
         self._token = uuid.uuid4().hex
         self._stop = threading.Event()
+        self._lost = threading.Event()
+        self._refreshing = threading.Lock()
         self._thread = threading.Thread(target=self._beat, name="mmcsal-lock", daemon=True)
 
     def __enter__(self) -> "RunLock":
@@ -53,8 +66,31 @@ class RunLock:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        if self._is_mine():
+        if self.is_mine():
             self._run.remove(LOCK)
+
+    def check(self) -> None:
+        """Refresh the lock, so that it is not stale for `EXPIRY_S` from now.
+
+        Raises:
+            LockError: it is no longer this run's.
+        """
+        self._refresh()
+        if self._lost.is_set():
+            owner = read_owner(self._run)
+            holder = "nobody" if owner is None else f"process {owner['pid']} on {owner['host']}"
+            raise LockError(
+                f"this run has lost its lock of {self._run.url}, which was taken over or deleted; {holder} holds it "
+                "now. What was published before is kept, and nothing more was; wait for the other run, or stop it, and "
+                "start again"
+            )
+
+    def is_mine(self) -> bool:
+        """Say whether the lock is this run's, by what lies in the store; one that was lost stays so."""
+        owner = read_owner(self._run)
+        if owner is None or owner["token"] != self._token:
+            self._lost.set()
+        return not self._lost.is_set()
 
     def _take_over(self) -> None:
         owner = read_owner(self._run)
@@ -69,18 +105,18 @@ class RunLock:
         self._run.remove(LOCK)
         self._run.create_bytes(LOCK, self._describe())
         time.sleep(TAKE_OVER_S)  # of several that found the lock stale the last one to write holds it
-        if not self._is_mine():
+        if not self.is_mine():
             raise LockError(f"another run has just taken {self._run.url}; wait for it")
-
-    def _is_mine(self) -> bool:
-        owner = read_owner(self._run)
-        return owner is not None and owner["token"] == self._token
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
             with suppress(*store_errors()):  # a missed beat is made up for by the next
-                if self._is_mine():
-                    self._run.write_bytes(LOCK, self._describe())
+                self._refresh()
+
+    def _refresh(self) -> None:
+        with self._refreshing:  # two threads of a process must not write one file at a time
+            if self.is_mine():
+                self._run.write_bytes(LOCK, self._describe())
 
     def _describe(self) -> bytes:
         owner = {

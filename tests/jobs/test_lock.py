@@ -86,11 +86,11 @@ for url in sys.argv[2:]:
 """Runs in namespaces of its own, so that its machine has another name without any rights on ours."""
 
 
-def contend_from_elsewhere(*runs: Store) -> list[str]:
+def contend_from_elsewhere(*runs: Store, expiry_s: float = SHORT_EXPIRY_S) -> list[str]:
     """Try to hold the locks of runs from a machine of another name; return what came of each."""
     command = [*("unshare", "--user", "--map-root-user", "--uts"), sys.executable, "-c", CONTENDER]
     done = subprocess.run(
-        [*command, str(SHORT_EXPIRY_S), *(run.url for run in runs)],
+        [*command, str(expiry_s), *(run.url for run in runs)],
         check=True,
         capture_output=True,
         text=True,
@@ -114,12 +114,31 @@ def test_a_lock_that_is_kept_fresh_is_refused_elsewhere_however_old_it_is(
         assert contend_from_elsewhere(run, stale) == ["refused", "held"]
 
 
-def test_a_holder_whose_lock_was_taken_leaves_it_to_the_other(tmp_path: Path) -> None:
+def test_a_holder_whose_lock_was_taken_is_told_by_whom_and_leaves_it_to_the_other(tmp_path: Path) -> None:
     run = Store(str(tmp_path))
-    with RunLock(run):
-        owner = read_owner(run)
-        run.write_bytes(LOCK, json.dumps({**(owner or {}), "token": "another"}).encode())
+    with RunLock(run) as holder:
+        holder.check()
+        ours = run.read_bytes(LOCK)
+        write_foreign_lock(run, age_s=0.0)
+        with pytest.raises(LockError, match="process 1 on elsewhere holds it now"):
+            holder.check()
+        run.write_bytes(LOCK, ours)  # a refresh that was long on its way
+        with pytest.raises(LockError, match="lost"):
+            holder.check()
     assert run.exists(LOCK)
+
+
+def test_a_check_refreshes_a_stale_lock_and_finds_that_another_machine_had_it_meanwhile(tmp_path: Path) -> None:
+    kept, taken = Store(str(tmp_path / "kept")), Store(str(tmp_path / "taken"))
+    with RunLock(kept) as keeper, RunLock(taken) as loser:
+        for run in (kept, taken):
+            seen = time.time() - EXPIRY_S
+            os.utime(run.path(LOCK), (seen, seen))
+        keeper.check()
+        assert contend_from_elsewhere(kept, taken, expiry_s=EXPIRY_S / 2) == ["refused", "held"]
+        keeper.check()
+        with pytest.raises(LockError, match="nobody holds it now"):
+            loser.check()
 
 
 def test_of_two_that_find_a_lock_stale_one_gets_it(tmp_path: Path) -> None:
