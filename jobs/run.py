@@ -43,7 +43,7 @@ def run_job(config: JobConfig, reporter: Reporter, *, until: str | None = None) 
         ConfigError: `until` names no stage, or the configuration does not fit the source.
         DataError: the source is missing or unreadable.
         GateError: the source has fewer pairs than the budget, or too many pairs were rejected.
-        LockError: another run holds the run folder.
+        LockError: another run holds the run folder, or has taken it over meanwhile.
         ArtifactError: an artifact is not what its manifest says.
     """
     with record_early_failure(config):
@@ -145,21 +145,30 @@ def execute_steps(
         warning = warn_of_store(run_store)
         if warning is not None:
             reporter.announce("warning", message=warning)
-        stack.enter_context(RunLock(run_store))
-        stack.enter_context(status.record_run())
+        lock = stack.enter_context(RunLock(run_store))
+        stack.enter_context(status.record_run(lock.is_mine))
         if not run_store.exists(CONFIG):
             run_store.write_json(CONFIG, describe_config(config))
         open_ray = stack.enter_context(open_ray_once(config.ray, config.resources))
         for step in pending:
+            lock.check()
             with status.record_stage(step.name):
-                manifest = step.execute(_make_stage_run(config, step, reporter.update, open_ray))
+                manifest = step.execute(_make_stage_run(config, step, reporter.update, open_ray, lock.check))
             reporter.announce("stage_done", stage=step.name, pairs=manifest.pairs_out, rejected=manifest.pairs_rejected)
     return result
 
 
 def _make_stage_run(
-    config: JobConfig, step: Step, on_progress: Callable[..., None], open_ray: Callable[[], None]
+    config: JobConfig,
+    step: Step,
+    on_progress: Callable[..., None],
+    open_ray: Callable[[], None],
+    check_lock: Callable[[], None],
 ) -> StageRun:
+    def store_config() -> None:
+        check_lock()
+        config.run_store.write_json(CONFIG, _describe_published(config, step))
+
     return StageRun(
         out=step.artifact,
         fingerprint=step.fingerprint,
@@ -167,7 +176,8 @@ def _make_stage_run(
         max_reject_fraction=config.max_reject_fraction,
         on_progress=on_progress,
         open_ray=open_ray,
-        before_success=lambda: config.run_store.write_json(CONFIG, _describe_published(config, step)),
+        before_success=store_config,
+        check_lock=check_lock,
     )
 
 

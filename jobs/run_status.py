@@ -1,7 +1,7 @@
 """`run_status.json`: what a run is doing, and what it ended with, for people and schedulers that only see the store."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from typing import Any
@@ -48,11 +48,11 @@ class RunStatus:
         self._values["stages"][stage] = {"state": "done", "seconds": round(time.monotonic() - started, 2)}
 
     @contextmanager
-    def record_run(self) -> Iterator[None]:
-        """Write the state of the run at its start and at its end, however it ends."""
+    def record_run(self, is_ours: Callable[[], bool]) -> Iterator[None]:
+        """Write the state of the run at its start and at its end, however it ends, if the folder is still ours then."""
         self.write()
         with ExitStack() as stack:
-            stack.push(self._close)
+            stack.push(lambda *error: self._close(*error) if is_ours() else None)
             yield
 
     def record_nothing_to_do(self) -> None:

@@ -84,7 +84,7 @@ def rank_pairs(
         replace(origin, cost_column=divided),
     )
     shard = ShardRange(index=0, start=0, stop=num_pairs)
-    plan = run.out.begin(run.fingerprint, lambda: [shard])  # now: what was published before stays until here
+    plan = run.begin(lambda: [shard])  # now: what was published before stays until here
     run.out.commit_shard(plan, shard, table, pairs_out=num_pairs)
     files = []
     if settled.near_duplicates is not None:

@@ -42,7 +42,7 @@ def embed_pairs(*, features: Artifact, encoder: Artifact, run: StageRun) -> Mani
         ray.exceptions.RayError: a worker failed for good.
     """
     properties = encoder.read_manifest().properties
-    plan = run.out.begin(run.fingerprint, lambda: list_ranges(features))
+    plan = run.begin(lambda: list_ranges(features))
     worker_args = {"features": features, "encoder": encoder, "out": run.out, "plan": plan, "resources": run.resources}
     missing, num_pairs = run.out.missing_shards(plan), plan.shards[-1].stop
     run_shards(missing, EmbedWorker, worker_args, run, on_gpu=True, num_rows=num_pairs, is_light=True)

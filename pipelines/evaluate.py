@@ -74,7 +74,7 @@ def evaluate_selections(
     rehearse_contest(contestants, modalities, has_spaces=bool(stored.pool.spaces))
     splits = make_splits(stored.pool, config, seed)
     check_budgets(splits[0].pool, config)  # the pools of all splits are of one size and hold all classes
-    plan = run.out.begin(run.fingerprint, lambda: plan_splits(config.num_splits, stored.pool.num_pairs))
+    plan = run.begin(lambda: plan_splits(config.num_splits, stored.pool.num_pairs))
     missing = run.out.missing_shards(plan)
     if run.resources.num_actors > 1:
         asked = {"inputs": inputs, "modalities": modalities, "selection": selection, "seed": seed, "config": config}

@@ -137,7 +137,7 @@ def extract_features(
     num_pairs = pairs.read_manifest().pairs_out
     if not num_pairs:
         raise GateError("features needs at least one pair, but pairs/ has none; read rejects/data/ingest.parquet")
-    plan = run.out.begin(run.fingerprint, lambda: plan_ranges(num_pairs, run.resources.rows_per_shard))
+    plan = run.begin(lambda: plan_ranges(num_pairs, run.resources.rows_per_shard))
     missing = run.out.missing_shards(plan)
     known = None if earlier is None else find_known_rows(pairs, earlier)
     if missing:

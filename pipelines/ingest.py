@@ -131,7 +131,7 @@ def ingest_pairs(
         GateError: no pair is left, or too many are rejected.
     """
     listing = _list_and_index(source, modalities, source_options, run, earlier_index)
-    plan = run.out.begin(run.fingerprint, lambda: plan_ranges(listing.num_pairs, run.resources.rows_per_shard))
+    plan = run.begin(lambda: plan_ranges(listing.num_pairs, run.resources.rows_per_shard))
     missing = run.out.missing_shards(plan)
     if missing:
         staged = stage_tables(listing, run.out.store.child(_LISTING))
@@ -140,6 +140,7 @@ def ingest_pairs(
         arguments = {"reader": reader, "duplicates": duplicates, "out": run.out, "plan": plan}
         run_shards(missing, PairWorker, arguments, run, num_rows=listing.num_pairs, is_light=not reader.with_bytes)
     _check_any_left(source, run.out.read_records(plan))
+    run.check_lock()
     run.out.store.remove(_IDS)
     run.out.store.remove(_LISTING)
     properties = _describe(listing, modalities, config)

@@ -158,7 +158,7 @@ def find_neighbors(
     if not indexes.is_complete(run.fingerprint):
         publish_indexes(embeddings, features, indexes, config, run)
     num_pairs = int(indexes.read_manifest().properties["pool"])
-    plan = run.out.begin(run.fingerprint, lambda: plan_ranges(num_pairs, run.resources.rows_per_shard))
+    plan = run.begin(lambda: plan_ranges(num_pairs, run.resources.rows_per_shard))
     arguments = {
         "embeddings": embeddings,
         "indexes": indexes,
@@ -182,6 +182,7 @@ def publish_indexes(
 
     One modality's features are held at a time.
     """
+    run.check_lock()
     plan = indexes.begin(run.fingerprint, lambda: [])
     modalities = list_modalities(read_schema(embeddings))
     table = read_sorted(embeddings, [embedding_column(name) for name in modalities])
@@ -189,7 +190,9 @@ def publish_indexes(
     num_spaces = len(modalities) * (2 if config.backbone_dims else 1)
 
     def publish(space: str, vectors: Vectors) -> None:
-        files.append(indexes.store.write_bytes(name_index(space), encode_index(build_index(vectors, config))))
+        data = encode_index(build_index(vectors, config))
+        run.check_lock()
+        files.append(indexes.store.write_bytes(name_index(space), data))
         done = sum(file.name.endswith(INDEX_SUFFIX) for file in files)
         run.on_progress(StageProgress(run.out.stage, done, num_spaces, "indexes", space))
 
@@ -204,4 +207,5 @@ def publish_indexes(
         "index_key": choose_index_key(table.num_rows, config),
         "backbone_spaces": modalities if config.backbone_dims else [],
     }
+    run.check_lock()
     return indexes.finish(plan, files=files, num_pairs=table.num_rows, properties=properties)

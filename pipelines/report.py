@@ -66,7 +66,7 @@ def write_report(
     view = GalleryView(modalities, list_metadata_columns(inputs.pairs, list(modalities)), 2 * config.thumbnail_px)
     cards = _make_gallery(inputs, view, config.gallery_size, source_options)
     page = render_page(numbers, cards, title=config.title, thumbnail_px=config.thumbnail_px)
-    plan = run.out.begin(run.fingerprint, list)  # now: what was published before stays until here
+    plan = run.begin(list)  # now: what was published before stays until here
     files = [
         run.out.store.write_json("report.json", numbers),
         run.out.store.write_bytes("index.html", page.encode()),

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from mmcsal_core.artifacts import Artifact, Manifest, Plan
+from mmcsal_core.artifacts import Artifact, Manifest, Plan, ShardRange
 from mmcsal_core.selection.engine.screening import Screening
 from mmcsal_core.settings import Settings
 from mmcsal_core.storage import FileRecord
@@ -95,6 +95,7 @@ class StageRun:
         on_progress: called now and then.
         before_success: called just before `out` counts as finished.
         open_ray: called before the stage uses Ray; does nothing where Ray runs already.
+        check_lock: called before anything is cleared or published; raises where the run folder is no longer ours.
     """
 
     out: Artifact
@@ -104,6 +105,12 @@ class StageRun:
     on_progress: Callable[[StageProgress], None] = ignore_progress
     before_success: Callable[[], object] = lambda: None
     open_ray: Callable[[], object] = lambda: None
+    check_lock: Callable[[], object] = lambda: None
+
+    def begin(self, make_ranges: Callable[[], Sequence[ShardRange]]) -> Plan:
+        """Take up or make the plan of `out`, as `Artifact.begin` does."""
+        self.check_lock()
+        return self.out.begin(self.fingerprint, make_ranges)
 
     def finish(
         self,
@@ -119,6 +126,7 @@ class StageRun:
             GateError: more pairs were rejected than allowed.
             ArtifactError: a shard is not done.
         """
+        self.check_lock()
         return self.out.finish(
             plan,
             files=files,

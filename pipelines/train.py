@@ -65,10 +65,11 @@ def train_encoder(
     is_scored = has_folds(num_pairs, config)
     if is_scored:
         check_fold_sizes(num_pairs, config, run.resources.train_workers)
-    plan = run.out.begin(run.fingerprint, list)
+    plan = run.begin(list)
     task = TrainTask(features, run.out, plan, tuple(modalities), seed, config, run.resources, finetuned or {})
     _fit(task, num_pairs, run)
     store = run.out.store
+    run.check_lock()
     store.remove(CHECKPOINTS)
     names = [WEIGHTS_FILE, CARD_FILE, METRICS_FILE, *([OUT_OF_FOLD_FILE] if is_scored else [])]
     files = [_record_file(store, name) for name in names]
@@ -98,7 +99,7 @@ def keep_encoder(*, earlier: EarlierRun, pairs: Artifact, features: Artifact, ru
         ArtifactError: a file of the encoder is missing or damaged.
     """
     known = earlier.encoder.read_manifest().properties
-    plan = run.out.begin(run.fingerprint, list)
+    plan = run.begin(list)
     files = copy_encoder(pairs, earlier, run.out)
     fitted = {"run_id": earlier.run_id, "num_pairs": earlier.encoder.read_manifest().pairs_out}
     properties = {**known, GROWN_FROM: known.get(GROWN_FROM, fitted)}

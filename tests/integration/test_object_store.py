@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import ray
 import s3fs
 
 from jobs.config import parse_config
+from jobs.exit_codes import ExitCode
 from mmcsal_core.validation import validate_run
 from pipelines.stage_names import STAGES
 from tests.corpora import write_image_text_parquet
 from tests.fault_proxy import open_fault_proxy
-from tests.integration.job_process import call_mmcsal, make_config, read_files, write_config
+from tests.integration.job_process import call_mmcsal, make_config, read_files, start_mmcsal, write_config
 from tests.s3_server import REGION
 
 SECRETS = (b"AKIAPLANTED", b"planted-secret")
@@ -48,6 +50,24 @@ def test_from_bucket_to_bucket_like_from_disk_to_disk(
     assert _find_secrets({name: text.encode() for name, text in printed.items()}) == []
     assert _find_secrets(_read_ray_logs()) == []
     bucket.rm(BUCKET, recursive=True)
+
+
+def test_of_two_commands_at_once_on_one_output_one_is_refused_and_the_other_finishes(
+    s3_endpoint: str, tmp_path: Path
+) -> None:
+    s3fs.S3FileSystem(endpoint_url=s3_endpoint).mkdir("contended", region_name=REGION)
+    corpus = write_image_text_parquet(tmp_path / "pairs.parquet", 60)
+    options = {"output_options": {"endpoint_url": s3_endpoint}}
+    values = {**make_config(corpus, tmp_path, ray={"address": "127.0.0.1:9"}, **options), "output": "s3://contended"}
+    config = write_config(tmp_path / "job.yaml", values)
+    with start_mmcsal("run", config) as one, start_mmcsal("run", config) as two:
+        while one.poll() is None and two.poll() is None:
+            time.sleep(0.01)
+        refused, holder = (one, two) if two.poll() is None else (two, one)
+        assert (refused.wait(), holder.poll()) == (ExitCode.LOCKED, None)
+        assert holder.communicate(timeout=300)[0].startswith("done: ingest")
+        assert holder.returncode == ExitCode.DONE
+    assert validate_run(parse_config(values).run_store).ok
 
 
 def _plant(values: dict[str, Any], endpoint: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 from urllib.parse import parse_qs, urlsplit
@@ -13,7 +14,8 @@ import pyarrow as pa
 import pytest
 import s3fs
 
-from jobs.lock import LOCK, RunLock, read_owner
+from jobs import lock
+from jobs.lock import LOCK, RunLock, is_held, read_owner
 from jobs.store_health import probe_store, warn_of_store
 from mmcsal_core.errors import LockError
 from mmcsal_core.storage import Store
@@ -86,7 +88,37 @@ def test_the_clock_of_the_store_tells_how_old_a_lock_is(bucket: str, proxy: Faul
     run.write_bytes(LOCK, json.dumps(owner).encode())
     with pytest.raises(LockError), RunLock(run):
         pass
+    assert is_held(run)
+    proxy.plan("403", "PUT", "_clock-")
+    assert not is_held(run)  # who may not write is told by the clocks of the two machines
+    assert proxy.is_empty
     assert run.list_files() == [LOCK]
+
+
+def test_of_two_that_hold_a_lock_since_a_request_came_late_the_next_check_leaves_one(
+    bucket: str, proxy: FaultProxy, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "EXPIRY_S", 0.0)
+    late = _open(bucket, proxy, "run_id=late")
+    owner = {"token": "t", "host": "elsewhere", "pid": 1, "started": 0.0, "heartbeat": time.time()}
+    late.write_bytes(LOCK, json.dumps(owner).encode())
+    proxy.stall_s = 2
+    proxy.plan("pass", "POST", "?delete")  # of what tells the store's clock
+    proxy.plan("stall", "POST", "?delete", times=3)
+    with ThreadPoolExecutor(1) as pool:
+        slow, quick = RunLock(late), RunLock(Store(late.url, {"endpoint_url": s3_endpoint}))
+        entered = pool.submit(slow.__enter__)
+        while len(proxy.met) < 2:
+            time.sleep(0.01)
+        with quick:
+            quick.check()
+            entered.result()
+            slow.check()
+            with pytest.raises(LockError, match="holds it now"):
+                quick.check()
+        slow.check()
+        slow.__exit__(None, None, None)
+    assert late.list_files() == []
 
 
 def test_a_store_that_ignores_conditions_is_warned_of(bucket: str, proxy: FaultProxy, tmp_path: Path) -> None:
