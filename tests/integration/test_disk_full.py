@@ -52,6 +52,6 @@ def test_a_full_disk_ends_the_run_resumable(finished: dict[str, Any], dirty_corp
     run = kept / "run_id=t"
     assert call_json("validate", run)["ok"] is True
     reference = Path(finished["output"]) / "run_id=t"
-    for folder in FOLDERS.values():
-        assert read_results(run / folder) == read_results(reference / folder), folder
+    for name in FOLDERS.values():
+        assert read_results(run / name) == read_results(reference / name), name
     assert not [name for name in read_files(run) if name.endswith(".partial")]
