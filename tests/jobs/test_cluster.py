@@ -38,9 +38,10 @@ def test_a_cluster_that_does_not_answer_is_named_at_once(scheme: str) -> None:
     check_address("auto")
 
 
-def test_what_has_no_room_in_memory_lies_in_the_spill_folder_and_ray_tells_nobody(tmp_path: Path) -> None:
+def test_a_ray_of_our_own_spills_to_its_folder_and_answers_and_tells_no_stranger(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.jobs.spilling_ray", str(tmp_path)]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_USAGE_STATS_ENABLED"}
+    ours = ("RAY_USAGE_STATS_ENABLED", "RAY_AUTH_MODE")
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
     done = subprocess.run(
         command,
         capture_output=True,
@@ -55,3 +56,4 @@ def test_what_has_no_room_in_memory_lies_in_the_spill_folder_and_ray_tells_nobod
     assert found["on_disk"] >= 4 * 20 * 2**20
     assert found["memory"] < 0.09 * 2**30
     assert found["tells"] is False
+    assert found["answers"] == [True, False, False]
