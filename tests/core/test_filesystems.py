@@ -25,6 +25,18 @@ class AnsweredError(Exception):
         self.__dict__.update(told)
 
 
+class ServiceRequestError(Exception):
+    """What Azure's client, which may not be installed, raises where a request does not reach the store."""
+
+
+class ServiceRequestTimeoutError(ServiceRequestError):
+    """The same, in time."""
+
+
+class ServiceResponseError(Exception):
+    """What it raises where no answer comes back."""
+
+
 def answer_of_s3(code: str) -> BaseException:
     error: BaseException = translate_boto_error(ClientError({"Error": {"Code": code}}, "GetObject"))
     return error
@@ -47,6 +59,8 @@ def answer_of_the_web(status: int) -> aiohttp.ClientResponseError:
         EndpointConnectionError(endpoint_url="http://a"),
         ReadTimeoutError(endpoint_url="http://a"),
         *(FSTimeoutError(), ConnectionResetError(), aiohttp.ServerDisconnectedError(), aiohttp.ClientPayloadError()),
+        aiohttp.ClientConnectionError("as gcsfs raises it"),
+        *(ServiceRequestError("as Azure's client raises it"), ServiceRequestTimeoutError(), ServiceResponseError()),
     ],
     ids=repr,
 )
