@@ -18,7 +18,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from jobs.config_errors import explain_invalid, explain_yaml, name_override
-from mmcsal_core.backbones import check_backbone, check_finetuning
+from mmcsal_core.backbones import check_backbone, check_finetuning, make_path_absolute
 from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
 from mmcsal_core.corpus.sources import SourceConfig
 from mmcsal_core.corpus.sources.config import check_source
@@ -292,7 +292,7 @@ def _validate(values: Mapping[str, Any], origin: str) -> JobConfig:
 
 
 def _resolve(config: JobConfig) -> JobConfig:
-    modalities = {name: resolve_modality(name, modality) for name, modality in config.modalities.items()}
+    modalities = {name: _resolve_modality(name, modality) for name, modality in config.modalities.items()}
     check_source(config.source, modalities)
     source = config.source.model_copy(update={"url": _make_absolute(config.source.url)})
     lists = {
@@ -308,6 +308,11 @@ def _resolve(config: JobConfig) -> JobConfig:
             "selection": config.selection.model_copy(update=lists),
         }
     )
+
+
+def _resolve_modality(name: str, config: ModalityConfig) -> ModalityConfig:
+    modality = resolve_modality(name, config)
+    return modality.model_copy(update={"backbone": make_path_absolute(modality.resolved_backbone)})
 
 
 def _make_absolute(url: str) -> str:

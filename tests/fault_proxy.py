@@ -40,11 +40,13 @@ _PASSING: dict[str, tuple[Fault, ...]] = {
 
 
 class Request(NamedTuple):
-    """A request that has come, whatever became of it; the path with its query."""
+    """A request that has come, whatever became of it; the path with its query, and some headers."""
 
     method: str
     path: str
     authorization: str | None
+    byte_range: str | None = None
+    copy_source: str | None = None
 
 
 @dataclass
@@ -113,7 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def handle_any(self) -> None:
         body = self._read_body()
-        self.server.proxy.seen.append(Request(self.command, self.path, self.headers.get("Authorization")))
+        told = map(self.headers.get, ("Authorization", "Range", "x-amz-copy-source"))
+        self.server.proxy.seen.append(Request(self.command, self.path, *told))
         fault = self.server.proxy.take(self.command, self.path)
         if fault == "reset":
             self._reset()

@@ -1,5 +1,6 @@
 """Tar archives of samples, written on the spot."""
 
+import bz2
 import gzip
 import io
 import json
@@ -34,6 +35,8 @@ def make_members(num_samples: int) -> list[tuple[str, bytes]]:
 def pack(path: Path, ending: str) -> Path:
     """Write a compressed copy of an archive."""
     packed, data = path.with_name(f"{path.stem}{ending}"), path.read_bytes()
-    codec = {".tar.zst": "zstd", ".tar.bz2": "bz2"}.get(ending)
-    packed.write_bytes(gzip.compress(data) if codec is None else pa.Codec(codec).compress(data, asbytes=True))
+    if ending == ".tar.zst":
+        packed.write_bytes(pa.Codec("zstd").compress(data, asbytes=True))
+    else:
+        packed.write_bytes(bz2.compress(data) if ending == ".tar.bz2" else gzip.compress(data))
     return packed

@@ -150,6 +150,20 @@ def parse_open_clip(name: str) -> tuple[str, str]:
     return architecture, tag
 
 
+def make_path_absolute(name: str) -> str:
+    """Return a backbone's name with the folder or file on this machine that it names as an absolute path.
+
+    A name of a hub, and what is not there, stay as they are.
+    """
+    if name.startswith(HUGGING_FACE):
+        model = parse_hugging_face(name)
+        revision = "" if model.revision is None else f"@{model.revision}"
+        return f"{HUGGING_FACE}{Path(model.name).absolute()}{revision}" if Path(model.name).is_dir() else name
+    architecture, _, tag = name.partition("/")
+    is_path = name.startswith(OPEN_CLIP) and ("/" in tag or "." in tag)  # open_clip's own tags hold neither
+    return f"{architecture}/{Path(tag).absolute()}" if is_path and Path(tag).is_file() else name
+
+
 def _find_card(name: str) -> BackboneCard:
     for prefix, card in HUBS.items():
         if name.startswith(prefix):

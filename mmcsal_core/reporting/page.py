@@ -1,7 +1,7 @@
 """The numbers of a report and the cards of its gallery in, one self-contained HTML page out.
 
 The page holds no script and asks nobody for anything; its content security policy says so to the browser. All text is
-escaped by the template engine, only the plots go in as they are.
+escaped by the template engine and loses the credentials of URLs in it, only the plots go in as they are.
 """
 
 import re
@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from mmcsal_core.credentials import mask_credentials
 from mmcsal_core.reporting.gallery import Card
 from mmcsal_core.reporting.plots import (
     plot_alignment,
@@ -75,6 +76,7 @@ def render_page(numbers: Mapping[str, Any], cards: Sequence[Card], *, title: str
     environment = Environment(
         loader=PackageLoader("mmcsal_core.reporting"),
         autoescape=True,
+        finalize=_mask,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -97,6 +99,10 @@ def render_page(numbers: Mapping[str, Any], cards: Sequence[Card], *, title: str
         projection_plot=_draw(plot_projection, numbers["projection"]),
     )
     return page
+
+
+def _mask(value: Any) -> Any:
+    return mask_credentials(value) if type(value) is str else value
 
 
 def _draw(plot: Callable[..., str], *values: Any) -> Markup:

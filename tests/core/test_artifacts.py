@@ -20,6 +20,8 @@ from mmcsal_core.artifacts import (
 from mmcsal_core.errors import ArtifactError, GateError
 from mmcsal_core.schema import reject_schema
 from mmcsal_core.storage import PARTIAL, Store
+from tests.fault_proxy import open_fault_proxy
+from tests.s3_server import REGION
 
 NUM_ROWS = 600
 
@@ -95,6 +97,29 @@ def test_what_must_come_before_success_finds_all_else_written_and_where_it_fails
     assert not artifact.is_complete("f1")
     artifact.finish(plan)
     assert artifact.is_complete("f1")
+
+
+def test_a_store_gets_data_before_its_done_marker_and_success_last_without_a_copy(s3_endpoint: str) -> None:
+    with open_fault_proxy(s3_endpoint) as proxy:
+        artifact = Artifact(Store("s3://commit-order/run", {"endpoint_url": proxy.endpoint}), "pairs", "ingest")
+        artifact.run.filesystem.mkdir("commit-order", region_name=REGION)
+        plan = begin(artifact, rows_per_shard=512)
+        for shard in plan.shards:
+            artifact.commit_shard(plan, shard, make_rows(shard, 1), make_rejects(1))
+        artifact.finish(plan)
+    start = "/commit-order/run/"
+    written = [each.path.removeprefix(start) for each in proxy.seen if each.method == "PUT" and start in each.path]
+    assert written == [
+        "pairs/_plan.json",
+        *("pairs/data/part-00000-of-00002.parquet", "pairs/_rejects/part-00000-of-00002.parquet"),
+        "pairs/_shards/part-00000-of-00002.json",
+        *("pairs/data/part-00001-of-00002.parquet", "pairs/_rejects/part-00001-of-00002.parquet"),
+        "pairs/_shards/part-00001-of-00002.json",
+        "rejects/data/ingest.parquet",
+        "pairs/_manifest.json",
+        "pairs/_SUCCESS",
+    ]
+    assert {request.copy_source for request in proxy.seen} == {None}
 
 
 def test_finished_artifact_is_complete_for_its_fingerprint_only(tmp_path: Path) -> None:

@@ -27,6 +27,18 @@ class AnsweredError(Exception):
         self.__dict__.update(told)
 
 
+class ServiceRequestError(Exception):
+    """What Azure's client, which may not be installed, raises where a request does not reach the store."""
+
+
+class ServiceRequestTimeoutError(ServiceRequestError):
+    """The same, in time."""
+
+
+class ServiceResponseError(Exception):
+    """What it raises where no answer comes back."""
+
+
 def answer_of_s3(code: str) -> BaseException:
     error: BaseException = translate_boto_error(ClientError({"Error": {"Code": code}}, "GetObject"))
     return error
@@ -57,6 +69,8 @@ def no_such_page(cause: BaseException) -> FileNotFoundError:
         ReadTimeoutError(endpoint_url="http://a"),
         *(FSTimeoutError(), ConnectionResetError(), aiohttp.ServerDisconnectedError(), aiohttp.ClientPayloadError()),
         *(asyncio.TimeoutError(), no_such_page(aiohttp.ServerTimeoutError()), no_such_page(answer_of_the_web(503))),
+        aiohttp.ClientConnectionError("as gcsfs raises it"),
+        *(ServiceRequestError("as Azure's client raises it"), ServiceRequestTimeoutError(), ServiceResponseError()),
     ],
     ids=repr,
 )

@@ -15,6 +15,7 @@ import pytest
 from mmcsal_core.artifacts import Artifact
 from mmcsal_core.errors import ArtifactError, ConfigError
 from mmcsal_core.metrics import measure_coverage_curve
+from mmcsal_core.reporting.gallery import Card, Panel
 from mmcsal_core.reporting.measures import (
     MAX_VALUES,
     choose_budgets,
@@ -342,6 +343,18 @@ def test_page_asks_for_nothing_and_holds_no_script(inputs: ReportInputs) -> None
     assert not names & {"script", "link", "iframe", "object", "embed", "form", "base"}
     addresses = [attrs.get("src") or attrs.get("href") or attrs.get("xlink:href") for _, attrs in collector.tags]
     assert all(address.startswith(("data:", "#")) for address in addresses if address)
+
+
+def test_signatures_of_links_stay_out_of_the_page(inputs: ReportInputs) -> None:
+    link = "https://h/a.png?X-Amz-Date=1&X-Amz-Signature=planted&sig=planted"
+    panels = (
+        Panel("image", "image", problem=f"no answer from {link}", uri=link),
+        Panel("text", "text", text=f"see {link}"),
+    )
+    card = Card(link, 1, 1.0, 1.0, 0.0, 1, panels, (("page", link),))
+    page = render_page(collect_numbers(inputs, list(MODALITIES), SETTINGS), [card], title="t", thumbnail_px=96)
+    assert page.count("https://h/a.png?X-Amz-Date=1&amp;X-Amz-Signature=***&amp;sig=***") == 6
+    assert "planted" not in page
 
 
 def test_the_data_dictionary_names_every_column_and_key(inputs: ReportInputs) -> None:

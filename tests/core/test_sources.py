@@ -88,15 +88,16 @@ def test_fingerprint_follows_the_files(tmp_path: Path) -> None:
     assert fingerprint() != first
 
 
-def test_csv_stays_text_and_jsonl_keeps_its_types(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", ["jsonl", "ndjson"])
+def test_csv_stays_text_and_jsonl_keeps_its_types(tmp_path: Path, ending: str) -> None:
     (tmp_path / "m.csv").write_text('code,caption,path\n0012,"two\nlines",a.png\n,"",b.png\n')
     listing = list_source(_source("manifest", tmp_path / "m.csv"), URIS, {})
     rows = read_source_rows(listing, 0, 2, ["code", "caption"], {}).to_pylist()
     assert rows == [{"code": "0012", "caption": "two\nlines"}, {"code": None, "caption": ""}]
-    (tmp_path / "m.jsonl").write_text(
+    (tmp_path / f"m.{ending}").write_text(
         '{"path": "a.png", "caption": "2020-01-01", "n": 1}\n\n{"path": "b.png", "tags": ["x"]}\n'
     )
-    listing = list_source(_source("manifest", tmp_path / "m.jsonl"), URIS, {})
+    listing = list_source(_source("manifest", tmp_path / f"m.{ending}"), URIS, {})
     assert listing.schema.field("n").type == pa.int64()
     assert read_source_rows(listing, 0, 2, ["caption", "n", "tags"], {}).to_pylist() == [
         {"caption": "2020-01-01", "n": 1, "tags": None},

@@ -34,7 +34,7 @@ def read_column(table: pa.Table, name: str) -> list[Any]:
     return [found[uri] for uri in uris]
 
 
-@pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".tgz", ".tar.zst"])
+@pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2"])
 def test_members_are_found_and_read_again_whatever_the_compression(tmp_path: Path, ending: str) -> None:
     members = make_members(5)
     plain = write_tar(tmp_path / "a.tar", members)

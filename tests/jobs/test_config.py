@@ -163,6 +163,30 @@ def test_fills_in_kinds_and_backbones_and_makes_paths_absolute() -> None:
     assert config.run_store.url == "s3://bucket/x/run_id=r"
 
 
+@pytest.mark.parametrize(
+    ("backbone", "absolute"),
+    [
+        ("hf:models/clip", "hf:{0}/models/clip"),
+        ("hf:models/clip@v1", "hf:{0}/models/clip@v1"),
+        ("open_clip:RN50/models/rn50.pt", "open_clip:RN50/{0}/models/rn50.pt"),
+        ("open_clip:RN50/rn50.pt", "open_clip:RN50/{0}/rn50.pt"),
+        ("hf:owner/clip@v1", "hf:owner/clip@v1"),
+        ("open_clip:RN50/openai", "open_clip:RN50/openai"),
+        ("open_clip:RN50/models/none.pt", "open_clip:RN50/models/none.pt"),
+    ],
+)
+def test_models_on_this_machine_are_named_by_absolute_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: str, absolute: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "clip").mkdir(parents=True)
+    for name in ("models/rn50.pt", "rn50.pt", "openai"):
+        (tmp_path / name).touch()
+    values = make_values()
+    values["modalities"]["image"]["backbone"] = backbone
+    assert parse_stored_config(values).modalities["image"].backbone == absolute.format(tmp_path)
+
+
 def test_the_described_configuration_reads_back_and_keeps_no_secret() -> None:
     secret = {"key": "AKIA", "secret": "hunter2"}
     config = parse_config(

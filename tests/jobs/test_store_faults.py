@@ -17,7 +17,8 @@ import s3fs
 from jobs import lock
 from jobs.lock import LOCK, RunLock, is_held, read_owner
 from jobs.store_health import probe_store, warn_of_store
-from mmcsal_core.errors import LockError
+from mmcsal_core.corpus.sources.locations import find_files
+from mmcsal_core.errors import DataError, LockError
 from mmcsal_core.storage import Store
 from tests.corpora import write_image_text_parquet
 from tests.fault_proxy import Fault, FaultProxy, open_fault_proxy
@@ -71,6 +72,25 @@ def test_what_is_forbidden_is_said_at_once(bucket: str, proxy: FaultProxy, metho
     with pytest.raises(PermissionError):
         store.write_bytes("a", b"data") if method == "PUT" else store.read_bytes("a")
     assert len(proxy.met) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [("pairs.parquet", ["pairs.parquet"]), ("", ["pairs.parquet", "text.txt"]), ("*.txt", ["text.txt"])],
+)
+def test_a_refusal_at_listing_renames_no_file(bucket: str, proxy: FaultProxy, path: str, names: list[str]) -> None:
+    store, url = _open(bucket, proxy, "listed"), f"{bucket}/listed/{path}".rstrip("/")
+    for name in ("pairs.parquet", "text.txt"):
+        store.write_bytes(name, b"x")
+    listed = find_files(url, store.options)
+    assert [file.name for file in listed.files] == names
+    proxy.plan("403", "HEAD", "/listed")
+    assert find_files(url, store.options) == listed
+    assert proxy.is_empty
+    proxy.plan("403", "HEAD", "/listed", times=2)
+    proxy.plan("403", "GET", "?list-type=2")
+    with pytest.raises(DataError, match=r"source s3://faulty/listed.* cannot be listed .*PermissionError"):
+        find_files(url, store.options)
 
 
 def test_a_lock_whose_answer_was_lost_is_ours(bucket: str, proxy: FaultProxy) -> None:

@@ -12,6 +12,7 @@ import pytest
 from mmcsal_core.artifacts import Artifact, Plan, plan_ranges
 from mmcsal_core.corpus.decode_audio import decode_audio
 from mmcsal_core.corpus.decode_chunk import ChunkDecoder
+from mmcsal_core.corpus.decode_image import decode_image
 from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
 from mmcsal_core.corpus.pair_id import find_duplicate_rows, hash_pair_id, hash_pair_ids
 from mmcsal_core.corpus.references import read_contents
@@ -25,6 +26,7 @@ from pipelines.ingest import STAGE, IdWorker, PairWorker, ingest_pairs
 from pipelines.ingest_config import IngestConfig
 from pipelines.stage_run import Resources, StageProgress, StageRun
 from tests.encoded_media import encode_wav
+from tests.finished_run import encode_png
 from tests.pipelines.ingested_source import ingest_source
 from tests.s3_server import REGION
 
@@ -89,6 +91,11 @@ def _write_uris(folder: Path) -> tuple[SourceConfig, Configs]:
     return _source("parquet", folder / "a.parquet", pair_id_column="id"), URIS
 
 
+def _write_parquet_manifest(folder: Path) -> tuple[SourceConfig, Configs]:
+    source, configs = _write_uris(folder)
+    return source.model_copy(update={"kind": "manifest"}), configs
+
+
 def _write_csv(folder: Path) -> tuple[SourceConfig, Configs]:
     _write_images(folder / "images")
     lines = [f"p{i},../lists/../images/p{i}.png,text {i}\n" for i in range(6)]
@@ -111,7 +118,9 @@ def _write_folder(folder: Path) -> tuple[SourceConfig, Configs]:
     return _source("folder", folder, pair_id_column="stem"), FOLDER
 
 
-@pytest.mark.parametrize("write", [_write_content, _write_uris, _write_csv, _write_jsonl, _write_folder])
+@pytest.mark.parametrize(
+    "write", [_write_content, _write_uris, _write_parquet_manifest, _write_csv, _write_jsonl, _write_folder]
+)
 @pytest.mark.parametrize("with_bytes", [False, True])
 def test_every_layout_gives_the_same_pairs(
     tmp_path: Path, write: Callable[[Path], tuple[SourceConfig, Configs]], with_bytes: bool
@@ -140,25 +149,49 @@ def test_columns_stand_in_the_order_of_the_contract(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("with_bytes", [False, True])
-def test_sounds_are_read_as_hugging_face_stores_them(tmp_path: Path, with_bytes: bool) -> None:
-    tones = [encode_wav(np.full((4_000, 1), level), 8_000) for level in (0.25, 0.5)]
-    (tmp_path / "sounds").mkdir()
-    (tmp_path / "sounds" / "b.wav").write_bytes(tones[1])
+@pytest.mark.parametrize(
+    ("name", "contents", "config", "decode"),
+    [
+        (
+            "audio",
+            [encode_wav(np.full((4_000, 1), level), 8_000) for level in (0.25, 0.5)],
+            {"sample_rate": 8_000, "window_s": 0.5},
+            lambda data: decode_audio(data, 8_000, 0.5),
+        ),
+        (
+            "image",
+            [encode_png(color, (32, 32)) for color in ((200, 20, 20), (20, 20, 200))],
+            {"image_size": 32},
+            lambda data: decode_image(data, 32, 10_000),
+        ),
+    ],
+    ids=["audio", "image"],
+)
+def test_contents_are_read_as_hugging_face_stores_them(
+    tmp_path: Path,
+    name: str,
+    contents: list[bytes],
+    config: dict[str, Any],
+    decode: Callable[[bytes], Any],
+    with_bytes: bool,
+) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "b").write_bytes(contents[1])
     schema = pa.schema(
-        [("text", pa.string()), ("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))],
-        {"huggingface": json.dumps({"info": {"features": {"audio": {"sampling_rate": 8_000, "_type": "Audio"}}}})},
+        [("text", pa.string()), (name, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))],
+        {"huggingface": json.dumps({"info": {"features": {name: {"_type": name.capitalize()}}}})},
     )
-    cells = [{"bytes": tones[0], "path": "a.wav"}, {"bytes": None, "path": "sounds/b.wav"}]
-    rows = [{"text": f"sound {i}", "audio": cell} for i, cell in enumerate(cells)]
+    cells = [{"bytes": contents[0], "path": "a"}, {"bytes": None, "path": "files/b"}]
+    rows = [{"text": f"row {i}", name: cell} for i, cell in enumerate(cells)]
     pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / "a.parquet")
-    configs: Configs = {"audio": {"column": "audio", "sample_rate": 8_000, "window_s": 0.5}, "text": {"column": "text"}}
+    configs: Configs = {name: {"column": name, **config}, "text": {"column": "text"}}
     source = _source("parquet", tmp_path / "a.parquet")
     ingested = ingest_source(source, configs, tmp_path / "run", with_bytes=with_bytes)
     pairs = ingested.pairs.read_table()
     decoder = ChunkDecoder(ingested.modalities)
     chunk, rejects = decoder.decode_chunk(pairs.add_column(0, ROW, pa.array([0, 1], pa.int64())), "features")
     assert rejects.num_rows == 0
-    np.testing.assert_array_equal(decoder.unpack("audio", chunk), [decode_audio(tone, 8_000, 0.5) for tone in tones])
+    np.testing.assert_array_equal(decoder.unpack(name, chunk), [decode(content) for content in contents])
 
 
 def _reject_content(folder: Path) -> None:

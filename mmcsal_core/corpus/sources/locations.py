@@ -108,7 +108,7 @@ def find_files(url: str, options: Mapping[str, Any]) -> FoundFiles:
     filesystem, path = open_filesystem(url, options)
     path = posixpath.normpath(path) if _is_local(filesystem) else path
     try:
-        root, infos = _list_infos(filesystem, path)
+        root, infos = _list_infos(filesystem, path, url)
     except filesystems.store_errors() as error:
         filesystems.raise_outage(error, url)
         raise DataError(
@@ -118,30 +118,36 @@ def find_files(url: str, options: Mapping[str, Any]) -> FoundFiles:
     files = [_describe_file(filesystem, root, file, info) for file, info in infos.items() if info["type"] == "file"]
     visible = sorted((file for file in files if not _is_hidden(file.name)), key=lambda file: file.name)
     if not visible:
-        _raise_silence(filesystem, path, url)
         raise DataError(f"source {url} is missing or holds no files; check source.url")
     return FoundFiles(_url_of(filesystem, root), tuple(visible), is_single=list(infos) == [path])
 
 
-def _raise_silence(filesystem: Any, path: str, url: str) -> None:
-    """Raise where nothing was listed since nobody answered, which fsspec's web client does not tell.
-
-    Raises:
-        StoreError: the store is out of reach.
-    """
-    try:
-        filesystem.info(path)
-    except filesystems.store_errors() as error:
-        filesystems.raise_outage(error, url)
-
-
-def _list_infos(filesystem: Any, path: str) -> tuple[str, dict[str, Any]]:
+def _list_infos(filesystem: Any, path: str, url: str) -> tuple[str, dict[str, Any]]:
     filesystem.invalidate_cache()
-    if filesystem.isfile(path):
-        return posixpath.dirname(path), {path: filesystem.info(path)}
+    info = _find_info(filesystem, path, url)
+    if info is not None and info["type"] == "file":
+        return posixpath.dirname(path), {path: info}
     if _MAGIC & set(path):
         return _plain_prefix(path), dict(filesystem.glob(path, detail=True))
-    return path.rstrip("/"), dict(filesystem.find(path, detail=True))
+    infos = dict(filesystem.find(path, detail=True))
+    return posixpath.dirname(path) if list(infos) == [path] else path.rstrip("/"), infos
+
+
+def _find_info(filesystem: Any, path: str, url: str) -> Mapping[str, Any] | None:
+    """Return what the store says of a path, None where it holds none or refuses to say; the listing then decides.
+
+    `isfile` takes every error for a no. Who may list a folder and nothing else of a bucket is refused there, too.
+    """
+    try:
+        info: Mapping[str, Any] = filesystem.info(path)
+    except FileNotFoundError as error:  # fsspec's web client says so, too, where nobody answers
+        filesystems.raise_outage(error, url)
+        return None
+    except filesystems.store_errors() as error:
+        if not filesystems.is_refusal(error, url):
+            raise
+        return None
+    return info
 
 
 def _plain_prefix(pattern: str) -> str:

@@ -1,4 +1,4 @@
-r"""Tar archives of samples, as WebDataset, img2dataset and clip-retrieval write them, as tables of where members lie.
+r"""Tar archives of samples, as WebDataset and img2dataset write and clip-retrieval reads them, as tables of members.
 
 Members of one sample share their name up to the first dot of its last part: `000/07.jpg`, `000/07.txt` and
 `000/07.json` are the sample `000/07`. An archive is read once, front to back, and nothing is unpacked: its table says
