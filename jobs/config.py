@@ -52,7 +52,7 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 class RayConfig(Settings):
     """Where the job runs: without an address on a Ray of its own on this machine, else on that cluster."""
 
-    address: str | None = Field(None, description="address of a running cluster, e.g. auto or ray://head:10001")
+    address: str | None = Field(None, description="address of a running cluster, e.g. auto or head:6379")
     num_cpus: int | None = Field(None, ge=1, description="CPU cores of a local Ray; by default all")
     num_gpus: int | None = Field(None, ge=0, description="GPUs of a local Ray; by default all")
     object_store_gb: float | None = Field(

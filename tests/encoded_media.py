@@ -1,6 +1,7 @@
 """Pictures, sounds and films, encoded on the spot."""
 
 import io
+import struct
 import wave
 from typing import Any
 
@@ -22,6 +23,23 @@ def encode_wav(samples: np.ndarray, rate: int) -> bytes:
         sound.setframerate(rate)
         sound.writeframes((samples * 32_767).astype("<i2").tobytes())
     return sink.getvalue()
+
+
+def encode_turned_video(degrees: int) -> bytes:
+    """Encode a frame whose upper half is white, which a player turns counterclockwise by so many degrees."""
+    import av
+
+    sink = io.BytesIO()
+    with av.open(sink, "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        picture = np.repeat(np.array([255, 0], np.uint8), 16 * 48 * 3).reshape(32, 48, 3)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    content, (cos, sin) = sink.getvalue(), {0: (1, 0), 90: (0, -1), 180: (-1, 0), -90: (0, 1)}[degrees]
+    start = content.index(b"tkhd") + 44  # where the header of the track has its matrix
+    matrix = struct.pack(">9i", cos << 16, sin << 16, 0, -sin << 16, cos << 16, 0, 0, 0, 1 << 30)
+    return content[:start] + matrix + content[start + len(matrix) :]
 
 
 def encode_video(num_frames: int) -> bytes:

@@ -3,7 +3,8 @@
 The packets are counted first and the middle frame of each of F equal parts is kept, so no trust is put in the length
 that a header claims. `key` chooses among key frames alone, which is several times faster, since the frames between them
 are not decoded. Seeking by time was not chosen: many files have no index or a wrong one, and frames near a seek
-point differ between builds of FFmpeg. Rotation metadata is not applied; the sound is a modality of its own.
+point differ between builds of FFmpeg. Frames are turned upright as the container says, since phones film sideways. The
+sound is a modality of its own.
 """
 
 import io
@@ -66,7 +67,8 @@ def _pick_frames(av: Any, content: bytes, wanted: list[int], modality: ModalityC
         for index, frame in enumerate(container.decode(stream)):
             check_pixels(frame.width, frame.height, modality.max_pixels)  # a stream may change its size in the middle
             if index == wanted[len(picked)]:
-                image = resize_square(Image.fromarray(frame.to_ndarray(format="rgb24")), modality.image_size)
+                square = resize_square(Image.fromarray(frame.to_ndarray(format="rgb24")), modality.image_size)
+                image = np.rot90(square, frame.rotation // 90)
                 picked += [image] * wanted.count(index)
             if len(picked) == len(wanted):
                 break

@@ -13,7 +13,7 @@ from mmcsal_core.corpus.decode_audio import decode_audio
 from mmcsal_core.corpus.decode_image import FORMATS, decode_image
 from mmcsal_core.corpus.modality import ModalityConfig, resolve_modality
 from mmcsal_core.corpus.reject import RejectPair
-from tests.encoded_media import encode_film, encode_image, encode_video, encode_wav
+from tests.encoded_media import encode_film, encode_image, encode_turned_video, encode_video, encode_wav
 
 SIZE = 32
 PIXELS = 1_000_000
@@ -256,6 +256,15 @@ def test_video_frames_are_evenly_spaced() -> None:
     assert decoded.shape == decoded_shape(VIDEO) == (4, SIZE, SIZE, 3)
     expected = [255 * i / 19 for i in (2, 7, 12, 17)]
     assert np.allclose(decoded.mean(axis=(1, 2, 3)), expected, atol=6)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "white"), [(0, np.s_[:4]), (90, np.s_[:, :4]), (180, np.s_[-4:]), (-90, np.s_[:, -4:])]
+)
+def test_frames_are_turned_upright(degrees: int, white: Any) -> None:
+    frame = np.asarray(decode_content(encode_turned_video(degrees), VIDEO))[0]
+    assert (frame[white] > 200).all()
+    assert frame.mean() < 140
 
 
 def test_a_short_video_repeats_frames() -> None:

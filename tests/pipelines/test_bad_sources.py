@@ -201,6 +201,7 @@ def test_a_bad_source_is_an_error_that_names_it(
     with without_override(), pytest.raises(kind, match=words) as caught:
         read_corpus(source, modalities, tmp_path / "work")
     assert ";" in str(caught.value), "a message says what to do after a semicolon"
+    assert kind is ConfigError or str(tmp_path / "source") in str(caught.value), "an error of the data names the file"
 
 
 ELSEWHERE = {
