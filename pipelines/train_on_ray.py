@@ -56,7 +56,7 @@ def _start_fit(task: TrainTask) -> ray.ObjectRef[None]:
     if task.resources.train_workers > 1:
         from pipelines.train_group import fit_on_group  # noqa: PLC0415  Ray Train is slow to load
 
-        return ray.remote(num_cpus=0, max_retries=MAX_RESTARTS)(fit_on_group).remote(task)
+        return ray.remote(num_cpus=0, max_retries=0)(fit_on_group).remote(task)
     needs = task.list_needs()
     options = {"num_cpus": needs["CPU"], "num_gpus": needs.get("GPU", 0), "memory": needs.get("memory")}
     return ray.remote(max_retries=MAX_RESTARTS, max_calls=1, **options)(_fit_alone).remote(task)

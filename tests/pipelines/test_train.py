@@ -239,6 +239,7 @@ def kill_once(name: str, killed: list[int]) -> Callable[[StageProgress], None]:
             if name in name_process(process):
                 process.kill()
                 killed.append(process.pid)
+                return
 
     return kill
 
@@ -265,11 +266,9 @@ def test_what_a_worker_raises_on_purpose_is_told_at_once(
     assert classify_error(caught.value) == ExitCode.INFRASTRUCTURE
 
 
-def test_two_workers_end_close_to_one_though_the_task_that_drives_them_is_killed(
-    tmp_path: Path, ray_session: None
-) -> None:
+def test_two_workers_end_close_to_one_though_one_is_killed(tmp_path: Path, ray_session: None) -> None:
     features, killed = publish_features(tmp_path), list[int]()
-    run = replace(make_run(tmp_path, num_workers=2), on_progress=kill_once("fit_on_group", killed))
+    run = replace(make_run(tmp_path, num_workers=2), on_progress=kill_once("TrainWorker", killed))
     terms = {"lambda_align": 0.1, "lambda_uniform": 0.1, "learn_temperature": True, "robust_fraction": 0.1}
     config = CONFIG.model_copy(update=terms)
     train.train_encoder(features=features, modalities=NAMES, seed=1, config=config, run=run)

@@ -15,7 +15,7 @@ import fsspec
 from fsspec.utils import get_protocol
 
 from mmcsal_core import filesystems
-from mmcsal_core.errors import ConfigError, DataError
+from mmcsal_core.errors import ConfigError, DataError, StoreError
 
 _WITHOUT_SHARED_OPTIONS = (*filesystems.LOCAL, "http", "https")
 _VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
@@ -109,6 +109,8 @@ def find_files(url: str, options: Mapping[str, Any]) -> FoundFiles:
     path = posixpath.normpath(path) if _is_local(filesystem) else path
     try:
         root, infos = _list_infos(filesystem, path, url)
+    except StoreError:
+        raise
     except filesystems.store_errors() as error:
         filesystems.raise_outage(error, url)
         raise DataError(
