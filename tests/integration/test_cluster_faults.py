@@ -3,8 +3,8 @@
 The nodes are raylets of their own on this machine and share nothing but the store, a real S3 server behind a proxy that
 lets a share of all requests fail, stall or break off; the job's own process has a disk that no worker sees. Meanwhile a
 node is lost, or a worker, or the job's own process, or the whole job: its process and all its workers; 28 seeds are
-each of these in every stage. Of what is left, the rerun leaves all to workers. `make test` takes one seed, `make
-faults` all.
+each of these in every stage. Of what is left, the rerun leaves all but the picks to workers. `make test` takes one
+seed, `make faults` all.
 """
 
 import os
@@ -144,7 +144,7 @@ def test_a_rerun_ends_in_the_same_bytes(
     assert abs(len(proxy.met) - expected) <= 4 * expected**0.5 + 1
     assert len(kinds) >= min(3, len(proxy.met) // 7)
     proxy.share = 0.0
-    resources = {"rows_per_shard": 256, "num_actors": 2, "max_driver_pairs": 0, "selection_actors": 2}
+    resources = {"rows_per_shard": 256, "num_actors": 2, "max_driver_pairs": 0}
     write_config(job.config, yaml.safe_load(job.config.read_text()) | {"resources": resources})
     run_json("run", job.config, private=private)
     assert call_json("run", job.config)["executed"] == []

@@ -117,7 +117,8 @@ def test_killed_while_it_picks_it_goes_on_from_its_log(finished: dict[str, Any],
     assert sorted(logged) == ["coverage", "diversity"]
     assert sum(logged.values()) < 1000
     assert read_files(run / "selection") == before  # what was published before stays
-    with start_mmcsal("select", selections[1]) as process:
+    values["resources"]["selection_actors"] = 0  # the log is the same whoever picks
+    with start_mmcsal("select", write_config(selections[1], values)) as process:
         _, told = process.communicate(timeout=120)
     assert process.returncode == 0, told
     progress = [json.loads(line) for line in told.splitlines() if '"from the pick log"' in line]
@@ -162,7 +163,7 @@ def test_a_signal_ends_the_run_with_its_code_and_frees_the_lock(
         while not is_due(process, run):
             assert process.poll() is None, process.communicate()
             time.sleep(0.01)
-        if moment in ("SIGTERM", "SIGTERM on Ray"):
+        if moment == "SIGTERM":
             with hold_still(process):
                 before = read_settled(run)
                 assert run_mmcsal("run", config, expect=5).startswith("mmcsal: another run holds")
@@ -175,7 +176,7 @@ def test_a_signal_ends_the_run_with_its_code_and_frees_the_lock(
     status = json.loads((run / "run_status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("interrupted", code)
     assert not (run / "_lock.json").exists()
-    if number == signal.SIGTERM:
+    if moment in ("SIGTERM", "SIGTERM on Ray"):  # for time; the others leave the same behind
         assert "ingest" not in run_json("run", alone)["executed"]
         assert call_json("validate", run)["ok"] is True
         for folder in ARTIFACTS:

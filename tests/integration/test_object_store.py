@@ -22,7 +22,7 @@ from tests.s3_server import REGION
 
 SECRETS = (b"AKIAPLANTED", b"planted-secret")
 BUCKET = "corpus-bucket"
-ON_WORKERS = {"rows_per_shard": 256, "cpus_per_actor": 0.5, "max_driver_pairs": 0, "selection_actors": 1}
+ON_WORKERS = {"rows_per_shard": 256, "num_actors": 2, "cpus_per_actor": 0.5, "selection_actors": 1}
 
 
 def test_from_bucket_to_bucket_like_from_disk_to_disk(
@@ -81,7 +81,8 @@ def _run_where_workers_may_not_write(values: dict[str, Any], endpoint: str, fold
     """Let a run with actors fail in them, and return all that the command printed."""
     with open_fault_proxy(endpoint) as proxy:
         proxy.plan("403", "PUT", "refused/pairs/data/", times=100)
-        changed = _plant({**values, "run_id": "refused"}, proxy.endpoint)
+        resources = {**ON_WORKERS, "max_driver_pairs": 0}
+        changed = _plant({**values, "run_id": "refused", "resources": resources}, proxy.endpoint)
         result = call_mmcsal("run", write_config(folder / "refused.yaml", changed), "--json")
         assert proxy.met
     assert (result.exit_code, json.loads(result.stdout)["exit_code"]) == (6, 6)

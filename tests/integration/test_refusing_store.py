@@ -14,7 +14,7 @@ from tests.integration.job_process import FOLDERS, call_json, call_mmcsal, make_
 from tests.s3_server import REGION
 
 SHARD_ROWS = 256
-NUM_PAIRS = 3 * SHARD_ROWS - 100
+NUM_PAIRS = 2 * SHARD_ROWS + 48
 BUCKET = "refused-corpus"
 
 
