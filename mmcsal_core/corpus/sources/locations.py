@@ -15,7 +15,7 @@ import fsspec
 from fsspec.utils import get_protocol
 
 from mmcsal_core import filesystems
-from mmcsal_core.errors import ConfigError, DataError, StoreError
+from mmcsal_core.errors import ConfigError, DataError
 
 _WITHOUT_SHARED_OPTIONS = (*filesystems.LOCAL, "http", "https")
 _VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
@@ -109,8 +109,6 @@ def find_files(url: str, options: Mapping[str, Any]) -> FoundFiles:
     path = posixpath.normpath(path) if _is_local(filesystem) else path
     try:
         root, infos = _list_infos(filesystem, path, url)
-    except StoreError:
-        raise
     except filesystems.store_errors() as error:
         filesystems.raise_outage(error, url)
         raise DataError(
@@ -142,11 +140,10 @@ def _find_info(filesystem: Any, path: str, url: str) -> Mapping[str, Any] | None
     """
     try:
         info: Mapping[str, Any] = filesystem.info(path)
-    except FileNotFoundError as error:  # fsspec's web client says so, too, where nobody answers
-        filesystems.raise_outage(error, url)
-        return None
     except filesystems.store_errors() as error:
-        if not filesystems.is_refusal(error, url):
+        # fsspec's web client calls missing, too, what did not answer
+        is_missing = isinstance(error, FileNotFoundError) and not filesystems.is_outage(error, url)
+        if not is_missing and not filesystems.is_refusal(error, url):
             raise
         return None
     return info
