@@ -1,7 +1,8 @@
 """What a GPU changes: training, k-center and the features stage on it and on the cores beside it, in one run.
 
 `make bench-gpu` needs a CUDA device and prints one JSON object a row: the same code on the same machine, training and
-features in processes of their own. docs/decisions/0018-on-a-gpu.md says what came of it.
+features in processes of their own; `--only features` measures that alone. docs/decisions/0018-on-a-gpu.md says what
+came of it.
 """
 
 import argparse
@@ -11,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,12 @@ from tests.benchmarks.bench_ray_overhead import make_pool, time_engine
 from tests.benchmarks.bench_train import publish_features
 
 NUM_CORES = len(os.sched_getaffinity(0))
+WHAT = ("k-center", "features", "training")
 FEATURES_SIDES: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("stage", "cores", {"num_actors": NUM_CORES}),
     ("loop", "gpu", {"cpus_per_actor": NUM_CORES, "gpus_per_actor": 1}),
     ("stage", "gpu", {"num_readers": NUM_CORES - 1, "gpus_per_actor": 1}),
+    ("stage", "halves of the gpu", {"num_actors": 2, "num_readers": NUM_CORES - 2, "gpus_per_actor": 0.5}),
+    ("stage", "cores", {"num_actors": NUM_CORES}),
 )
 
 
@@ -64,11 +66,11 @@ def time_k_center(num_pairs: int, num_picks: int) -> Iterator[dict[str, Any]]:
 
 
 def time_features(folder: Path, num_pairs: int, image_px: int, batch_size: int) -> Iterator[dict[str, Any]]:
-    """Run the features stage on the cores and on the GPU, and the bare loop with its backbone on the GPU."""
+    """Run the bare loop with its backbone on the GPU, and the features stage with one there, with two, and without."""
     folder.mkdir()
     corpus = write_corpus(folder / "pairs.parquet", num_pairs)
-    for side, kind, asked in FEATURES_SIDES:
-        values = configure(str(corpus), {}, folder / f"{side}-{kind}", "heavy")
+    for number, (side, kind, asked) in enumerate(FEATURES_SIDES):
+        values = configure(str(corpus), {}, folder / str(number), "heavy")
         values["modalities"]["image"]["image_size"] = image_px
         values["features"] = {"batch_size": batch_size}
         run_job(parse_config(values), JsonReporter(), until="ingest")
@@ -77,25 +79,27 @@ def time_features(folder: Path, num_pairs: int, image_px: int, batch_size: int) 
 
 
 def main() -> None:
-    """Measure everything."""
+    """Measure what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=WHAT, help="instead of all")
     parser.add_argument("--train-pairs", type=int, default=100_000)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--pool-pairs", type=int, default=400_000)
     parser.add_argument("--picks", type=int, default=2_000)
-    parser.add_argument("--pairs", type=int, default=40_960)
+    parser.add_argument("--pairs", type=int, default=20_480)
     parser.add_argument("--image-px", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=256)
     asked = parser.parse_args()
     faiss.omp_set_num_threads(NUM_CORES)
     with tempfile.TemporaryDirectory() as folder:
-        measured = (
-            time_k_center(asked.pool_pairs, asked.picks),
-            time_features(Path(folder) / "features", asked.pairs, asked.image_px, asked.batch_size),
-            time_training(Path(folder) / "train", asked.train_pairs, asked.epochs),
-        )
-        for row in chain(*measured):
-            print(json.dumps(row), flush=True)
+        rows = {
+            "k-center": time_k_center(asked.pool_pairs, asked.picks),
+            "features": time_features(Path(folder) / "features", asked.pairs, asked.image_px, asked.batch_size),
+            "training": time_training(Path(folder) / "train", asked.train_pairs, asked.epochs),
+        }
+        for what in (asked.only,) if asked.only else WHAT:
+            for row in rows[what]:
+                print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":
