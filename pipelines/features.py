@@ -32,7 +32,7 @@ from mmcsal_core.corpus.modality import ModalityConfig
 from mmcsal_core.errors import GateError
 from mmcsal_core.neighbors.vectors import Rows
 from mmcsal_core.schema import GROWN_FROM, ROW, feature_column, hidden_column
-from pipelines.devices import choose_device, limit_threads, settle_arithmetic
+from pipelines.devices import choose_device, keep_freed_memory, limit_threads, settle_arithmetic
 from pipelines.features_config import FeaturesConfig
 from pipelines.growth import EarlierFeatures, EarlierRun, find_known_rows
 from pipelines.shard_decoder import UNKNOWN, DecodedShard, decode_shard
@@ -48,6 +48,7 @@ def load_embedder(decoder: ChunkDecoder, config: FeaturesConfig, resources: Reso
     """Load the configured backbones onto the device that `resources` name."""
     torch.set_num_threads(resources.num_threads)
     settle_arithmetic()
+    keep_freed_memory()
     device = choose_device(resources.gpus_per_actor)
     backbones = {
         name: load_backbone(

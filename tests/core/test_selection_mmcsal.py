@@ -250,14 +250,22 @@ def test_the_horizon_is_a_share_of_the_value_of_the_kth_other_row() -> None:
     assert (find_horizon(graph.kernel, 89, 1.0) == 0).all()
 
 
-@pytest.mark.parametrize(
-    "config",
-    [KernelConfig(max_dense_pairs=0), CONFIG.kernel.model_copy(update={"neighborhood_size": 20})],
+@pytest.fixture(
+    scope="module",
+    params=[KernelConfig(max_dense_pairs=0), CONFIG.kernel.model_copy(update={"neighborhood_size": 20})],
     ids=["default", "narrow"],
 )
+def dense_and_near(request: pytest.FixtureRequest) -> tuple[PairGraph, PairGraph]:
+    """Return the graph of all edges of a pool, and that of its nearest ones."""
+    dense, near = (build_graph(1500, num_neighbors=number, kernel=request.param) for number in (1499, 48))
+    return dense, near
+
+
 @pytest.mark.parametrize("budget", [10, 40, 150])
-def test_counting_above_the_horizon_reaches_the_value_of_dense_greedy(budget: int, config: KernelConfig) -> None:
-    dense, near = (build_graph(1500, num_neighbors=number, kernel=config) for number in (1499, 48))
+def test_counting_above_the_horizon_reaches_the_value_of_dense_greedy(
+    budget: int, dense_and_near: tuple[PairGraph, PairGraph]
+) -> None:
+    dense, near = dense_and_near
     kernel = to_dense(dense)
 
     def cover(graph: PairGraph, floor: Whole) -> float:

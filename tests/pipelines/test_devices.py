@@ -1,5 +1,8 @@
 """Where workers compute, and how several of one training talk."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -25,3 +28,28 @@ def test_a_gpu_that_torch_does_not_find_is_said(caplog: pytest.LogCaptureFixture
 
 def test_workers_talk_by_nccl_only_where_none_shares_a_gpu() -> None:
     assert [choose_backend(num_gpus) for num_gpus in (0.0, 0.5, 1.0, 2.0)] == ["gloo", "gloo", "nccl", "nccl"]
+
+
+COUNT_FAULTS = """
+import ctypes, resource
+from pipelines.devices import keep_freed_memory
+
+libc, num_bytes = ctypes.CDLL(None), 2**26
+libc.malloc.restype = ctypes.c_void_p
+{prepare}
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = libc.malloc(ctypes.c_size_t(num_bytes))
+    libc.memset(ctypes.c_void_p(block), 1, ctypes.c_size_t(num_bytes))
+    libc.free(ctypes.c_void_p(block))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+"""Takes memory, writes to it and frees it, twice; prints for each how many pages the kernel had to clear."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
+@pytest.mark.parametrize(("prepare", "least", "most"), [("", 0.9, 1.1), ("keep_freed_memory()", 0.0, 0.1)])
+def test_memory_that_was_freed_is_there_for_what_comes_next(prepare: str, least: float, most: float) -> None:
+    command = [sys.executable, "-c", COUNT_FAULTS.format(prepare=prepare)]
+    first, second = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    assert least <= second / first <= most
