@@ -56,8 +56,8 @@ def keep_freed_memory() -> None:
     """Let this process keep the memory that it frees, so that its next allocations find it there.
 
     A backbone frees tens of megabytes a layer and asks for as many again. By default glibc gives them back to the
-    kernel, which has to clear every page anew: up to two thirds of all time (docs/decisions/0023-memory-that-is-kept.md).
-    Nothing changes where the C library is another one.
+    kernel, which has to clear every page anew: up to two thirds of all time (docs/decisions/0023). Nothing changes
+    where the C library is another one.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if set_option is not None:
