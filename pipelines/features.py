@@ -102,8 +102,10 @@ class FeatureWorker:
         self._earlier = None if task.earlier is None else EarlierFeatures(task.earlier.features)
         self._embedder = load_embedder(task.decoder, task.config, task.resources)
 
-    def publish(self, shard: FeatureShard, decoded: DecodedShard) -> None:
-        """Embed what was decoded of a shard, its new pairs, and commit the shard."""
+    def publish(self, shard: FeatureShard, decoded: DecodedShard | None = None) -> None:
+        """Embed what was decoded of a shard, its new pairs, and commit the shard; decode it where nobody did."""
+        if decoded is None:
+            decoded = _decode(self._task, shard)
         features, rejects = self._embedder.embed_shard(decoded)
         if self._earlier is not None and shard.known is not None:
             features = _put_back(features, self._earlier, shard.known, shard.rows.start)
@@ -176,6 +178,10 @@ def extract_features(
     return run.finish(plan, properties=properties)
 
 
+def _decode(task: FeatureTask, shard: FeatureShard) -> DecodedShard:
+    return decode_shard(task.pairs, shard.rows, task.decoder, STAGE, shard.known)
+
+
 def _check_hub_models(modalities: Mapping[str, ModalityConfig], config: FeaturesConfig) -> None:
     for modality in modalities.values():
         name = modality.resolved_backbone
@@ -194,11 +200,10 @@ def _put_back(features: pa.Table, earlier: EarlierFeatures, known: Rows, start: 
 
 def _embed_here(shards: Sequence[FeatureShard], task: FeatureTask, run: StageRun) -> None:
     """Do the work in this process, while threads decode the next shards."""
-    num_readers = task.resources.num_readers
+    num_readers = max(1, task.resources.num_readers)
     with limit_threads(task.resources.num_threads), ThreadPoolExecutor(num_readers) as readers:
         worker = FeatureWorker(task)
-        reading = (partial(decode_shard, task.pairs, each.rows, task.decoder, STAGE, each.known) for each in shards)
-        decoded = _run_ahead(reading, readers, num_readers)
+        decoded = _run_ahead((partial(_decode, task, each) for each in shards), readers, num_readers)
         for done, (shard, contents) in enumerate(zip(shards, decoded, strict=True), start=1):
             worker.publish(shard, contents)
             run.on_progress(StageProgress(STAGE, done, len(shards)))

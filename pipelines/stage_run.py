@@ -21,7 +21,9 @@ class Resources(Settings):
     """
 
     rows_per_shard: int = Field(1024, ge=1, description="pairs a shard, rounded up to whole chunks of 256")
-    num_readers: int = Field(1, ge=1, description="CPU workers that read and decode")
+    num_readers: int = Field(
+        1, ge=0, description="CPU workers that read and decode; 0 where what embeds is to do it too, on a single core"
+    )
     num_actors: int = Field(1, ge=1, description="workers that hold a backbone, an encoder or an index")
     max_driver_pairs: int = Field(
         4096,

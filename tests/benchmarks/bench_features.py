@@ -168,7 +168,8 @@ def compare_throughput(folder: Path, backbone: str) -> Iterator[dict[str, Any]]:
             url, options = places[place]
             values = configure(url, options, folder / f"{backbone}-{place}-{num_cores}", backbone)
             run_job(parse_config(values), JsonReporter(), until="ingest")
-            resources = {"loop": {"cpus_per_actor": num_cores}, "stage": {"num_actors": num_cores}}
+            readers = {"num_readers": int(num_cores > 1)}
+            resources = {"loop": {"cpus_per_actor": num_cores}, "stage": {"num_actors": num_cores, **readers}}
             rates = {
                 side: measure(side, values | {"resources": values["resources"] | asked}, num_cores)["pairs_per_s"]
                 for side, asked in resources.items()
@@ -216,9 +217,10 @@ def write_document(throughput: Sequence[dict[str, Any]], memory: Sequence[dict[s
         f"{datetime.now().astimezone():%Y-%m-%d}, {machine.processor}; {'; '.join(machine.software)}.",
         "",
         "The bare loop decodes, embeds and publishes the same pairs with the same code in one process, with a thread a",
-        "core; the stage has one reader and an actor a core. Both have the same cores and no other, and only the start",
-        f"of Ray does not count. Light is EfficientNet-Lite0 at {IMAGE_PX['light']} px, heavy at {IMAGE_PX['heavy']}",
-        f"px, each beside WordLlama; shards of {ROWS_PER_SHARD} pairs.",
+        "core; the stage has one reader and an actor a core, and on one core an actor that reads by itself",
+        "(`num_readers: 0`). Both have the same cores and no other, and only the start of Ray does not count. Light",
+        f"is EfficientNet-Lite0 at {IMAGE_PX['light']} px, heavy at {IMAGE_PX['heavy']} px, each beside WordLlama;",
+        f"shards of {ROWS_PER_SHARD} pairs.",
         "",
         "| backbone | source | cores | pairs | bare loop, pairs/s | stage, pairs/s | stage / loop |",
         "|---|---|---|---|---|---|---|",

@@ -168,7 +168,7 @@ def test_batch_size_divides_a_chunk() -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize(("num_actors", "num_readers"), [(1, 1), (1, 2), (2, 1)])
+@pytest.mark.parametrize(("num_actors", "num_readers"), [(1, 0), (1, 2), (2, 0), (2, 1)])
 def test_extract_features_publishes_and_resumes(tmp_path: Path, num_actors: int, num_readers: int) -> None:
     torch.set_num_threads(1)
     pairs, seen, opened = publish_pairs(tmp_path), list[StageProgress](), list[str]()

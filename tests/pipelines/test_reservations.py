@@ -11,7 +11,7 @@ from mmcsal_core.corpus.decode_chunk import ChunkDecoder
 from mmcsal_core.encoder.config import EncoderConfig
 from mmcsal_core.storage import Store
 from pipelines.coreset import choose_engine
-from pipelines.feature_pools import decode_on_readers
+from pipelines.feature_pools import decode_on_readers, describe_features
 from pipelines.features import FeatureShard, FeatureTask
 from pipelines.features_config import FeaturesConfig
 from pipelines.selection_engine import RayEngine
@@ -81,7 +81,7 @@ def test_memory_and_no_gpu_are_reserved_for_a_reader(ray_session: None, tmp_path
     plan = Plan(stage="features", fingerprint="f", shards=tuple(plan_ranges(1, 1)))
     task = FeatureTask(pairs, out, plan, TellingDecoder({}), FeaturesConfig(), RESOURCES)
     with pytest.raises(Exception, match=f"(?m)given CPU=1, memory={GIB // 4}$"):
-        decode_on_readers([FeatureShard(plan.shards[0], None)], task).materialize()
+        decode_on_readers(describe_features([FeatureShard(plan.shards[0], None)]), task).materialize()
 
 
 def test_memory_and_a_gpu_are_reserved_for_a_worker_of_training(ray_session: None, tmp_path: Path) -> None:
