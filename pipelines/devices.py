@@ -10,8 +10,10 @@ from threadpoolctl import threadpool_limits
 
 _log = logging.getLogger(__name__)
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 _MAX_INT = 2**31 - 1
+_HEAP_BYTES = 2**26
+"""What glibc takes at a time for threads other than the first, and the most that it keeps for them in one piece."""
 
 
 def choose_device(num_gpus: float) -> str:
@@ -63,6 +65,7 @@ def keep_freed_memory() -> None:
     if set_option is not None:
         set_option(_M_MMAP_MAX, 0)
         set_option(_M_TRIM_THRESHOLD, _MAX_INT)
+        set_option(_M_TOP_PAD, _HEAP_BYTES)
 
 
 @contextmanager
