@@ -2,9 +2,9 @@
 
 The nodes are raylets of their own on this machine and share nothing but the store, a real S3 server behind a proxy that
 lets a share of all requests fail, stall or break off; the job's own process has a disk that no worker sees. Meanwhile a
-node is lost, or a worker, or the job's own process, or the whole job: its process and all its workers; 28 seeds are
-each of these in every stage. Of what is left, the rerun leaves all but the picks to workers. `make test` takes one
-seed, `make faults` all.
+node is lost, or a worker, or the job's own process, or the whole job: its process and all its workers; 28 seeds aim
+each of these at every stage, and where a stage has no worker to lose, or none any more, at one before it. Of what is
+left, the rerun leaves all but the picks to workers. `make test` takes one seed, `make faults` all.
 """
 
 import os
