@@ -59,7 +59,6 @@ def use_twice():
 HERE, IN_A_THREAD = "use_twice()", "ThreadPoolExecutor(1).submit(use_twice).result()"  # an actor works in a thread
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
 @pytest.mark.parametrize("call", [HERE, IN_A_THREAD], ids=["here", "in a thread"])
 @pytest.mark.parametrize(("prepare", "least", "most"), [("pass", 0.9, 1.1), ("keep_freed_memory()", 0.0, 0.1)])
 def test_memory_that_was_freed_is_there_for_what_comes_next(prepare: str, least: float, most: float, call: str) -> None:

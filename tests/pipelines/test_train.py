@@ -3,7 +3,7 @@
 import errno
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -231,17 +231,23 @@ def leave_an_interrupted_training(spool: FeatureSpool, checkpoints: Store) -> No
         publish_checkpoint(fit, checkpoints.child("encoder"))
 
 
+def kill_once(name: str, killed: list[int]) -> Callable[[StageProgress], None]:
+    """Return what kills the process of a name as soon as there is progress, and notes its number."""
+
+    def kill(progress: StageProgress) -> None:
+        for process in list_children(psutil.Process(), recursive=True) if progress.done and not killed else ():
+            if name in name_process(process):
+                process.kill()
+                killed.append(process.pid)
+                return
+
+    return kill
+
+
 def test_a_worker_that_is_killed_goes_on_from_its_checkpoint(tmp_path: Path, ray_session: None) -> None:
     features, config = publish_features(tmp_path), CONFIG.model_copy(update={"epochs": 60})
     killed = list[int]()
-
-    def kill_once(progress: StageProgress) -> None:
-        for process in list_children(psutil.Process(), recursive=True) if progress.done and not killed else ():
-            if "_fit_alone" in name_process(process):
-                process.kill()
-                killed.append(process.pid)
-
-    run = replace(make_run(tmp_path), on_progress=kill_once)
+    run = replace(make_run(tmp_path), on_progress=kill_once("_fit_alone", killed))
     train.train_encoder(features=features, modalities=NAMES, seed=1, config=config, run=run)
     assert len(killed) == 1
     whole = save_encoder(fit_encoder(read_features(features), config=config, seed=1))
@@ -260,11 +266,13 @@ def test_what_a_worker_raises_on_purpose_is_told_at_once(
     assert classify_error(caught.value) == ExitCode.INFRASTRUCTURE
 
 
-def test_two_workers_end_close_to_one(tmp_path: Path, ray_session: None) -> None:
-    features, run = publish_features(tmp_path), make_run(tmp_path, num_workers=2)
+def test_two_workers_end_close_to_one_though_one_is_killed(tmp_path: Path, ray_session: None) -> None:
+    features, killed = publish_features(tmp_path), list[int]()
+    run = replace(make_run(tmp_path, num_workers=2), on_progress=kill_once("TrainWorker", killed))
     terms = {"lambda_align": 0.1, "lambda_uniform": 0.1, "learn_temperature": True, "robust_fraction": 0.1}
     config = CONFIG.model_copy(update=terms)
     train.train_encoder(features=features, modalities=NAMES, seed=1, config=config, run=run)
+    assert len(killed) == 1
     files = {name: run.out.store.read_bytes(name) for name in (WEIGHTS_FILE, CARD_FILE)}
     vectors = read_features(features)
     alone = fit_encoder(vectors, config=config, seed=1).embed(vectors)
